@@ -1,0 +1,47 @@
+"""Does training the tokenizer inside the ranker give both tasks at once?
+
+    python -m sidrec.main --config=experiments/dig.py --workdir=/tmp/dig
+
+The main job: DIG (arXiv 2605.14853) on the planted world.
+"""
+
+import ml_collections
+
+from sidrec import config as config_lib
+
+RUNLOCAL = {
+    'train.num_epochs': 1.5, 'train.batch_size': 512,
+    'train.retrieval_batch_size': 256, 'data.history_length': 20,
+    'eval.valid_users': 300, 'eval.beam_size': 50,
+}
+
+PER_DATA = {
+}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the configuration; `arg` is what follows the colon."""
+  config = config_lib.base_config()
+  config.method = 'dig'
+  config_lib.add_ranker(config)
+  config.train.update(dict(
+      retrieval_batch_size=512, retrieval_negatives=4))
+  config.tokenizer = ml_collections.ConfigDict(dict(
+      name='dig', dim=config.model.get_ref('dim'), num_levels=3,
+      codebook_size=32,
+      assignment='gumbel_st',  # or 'ema', the paper's published form.
+      forward_code='mixed',  # 'stored', 'sampled'.
+      tau=.5, usage_ratio=1.5, usage_momentum=.99, ema_decay=.99,
+      commit_weight=.25, book_weight=1., slack=1.25, margin=.5,
+      ste_recall=False, cut_path=False))
+  config.loss = ml_collections.ConfigDict(dict(
+      rank=1., recall=1., code=1., recon=.1, u2t=.1,
+      warmup=.15, freeze=.8, reassign_every=0,
+      sigma=.5, sigma_until=.6, p_mix=.5, address_scale=.1,
+      rank_item='both',  # 'e_v': the ranker does not read the codes.
+      u2t_target='own',  # 'bucket': the batch's bucket mean.
+      stop_h=False))
+  config.eval.update(dict(
+      score='level',  # 'sum' adds the levels' scores along the path.
+      use_u2t=True))
+  return config_lib.apply(config, arg, RUNLOCAL, PER_DATA)

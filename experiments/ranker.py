@@ -1,0 +1,22 @@
+"""What does the same tower reach without a tokenizer (DIG's "Base")?
+
+    python -m sidrec.main --config=experiments/ranker.py --workdir=/tmp/ranker
+"""
+
+import ml_collections
+
+from sidrec import config as config_lib
+
+RUNLOCAL = {
+    'train.num_epochs': 1.5, 'train.batch_size': 512,
+    'data.history_length': 20,
+}
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the configuration; `arg` is what follows the colon."""
+  config = config_lib.base_config()
+  config.method = 'ranker'
+  config_lib.add_ranker(config)
+  config.eval.monitor = {'ranking/auc': 1.}
+  return config_lib.apply(config, arg, RUNLOCAL)

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Runs a module on one host of a pod: virtual environment if absent, then go.
+#
+#   bash launch/host_setup.sh sidrec.main --config=... --workdir=gs://...
+#
+# The same on one machine as on sixty-four. EXTRA=cuda for GPUs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[[ $# -gt 0 ]] || { echo "usage: $0 MODULE [ARGUMENTS]" >&2; exit 2; }
+EXTRA=${EXTRA:-tpu}
+VENV=${VENV:-$HOME/sidrec_venv}
+STAMP=$VENV/.installed
+# Install again when the requirements changed or the last attempt was cut off.
+if ! cmp -s setup.cfg "$STAMP"; then
+  rm -f "$STAMP"
+  python3 -m venv "$VENV"
+  "$VENV/bin/pip" install --quiet --upgrade pip
+  "$VENV/bin/pip" install --quiet -e ".[$EXTRA]"
+  cp setup.cfg "$STAMP"
+fi
+export SIDREC_DISTRIBUTED=${SIDREC_DISTRIBUTED:-1}  # JAX finds the other hosts.
+exec "$VENV/bin/python" -m "$@"

@@ -1,0 +1,229 @@
+"""Configuration: defaults, the grammar after the colon, and its checks."""
+
+from typing import Any
+
+import ml_collections
+
+from sidrec import types
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """Returns the settings every method shares.
+
+  Every leaf is read by the package (a test holds that). A method's file in
+  `experiments/` adds `tokenizer`, `model` and `loss` sub-trees of its own.
+  """
+  config = ml_collections.ConfigDict()
+  config.method = ''
+  config.seed = 0
+  config.num_seeds = 1  # Seeds seed, seed + 1, ... in one run.
+  config.data = ml_collections.ConfigDict(dict(
+      name='planted',
+      seed=0,  # Of the planted world and of sampled evaluation negatives.
+      dir='',  # Any folder with the three tables; wins over name.
+      root='',  # Where names are looked up; default $SIDREC_DATA.
+      history_length=50,
+      history='auto',  # 'positive' or 'all' (with what was not clicked).
+      cross='all',  # u2i statistics: 'all' or 'none'.
+      item_stats=True,  # Item-level and user-level running statistics too.
+      split='auto',  # 'temporal' or 'leave_one_out'.
+      eval_negatives=4,  # A positive, where the log has no negatives.
+      planted=dict(
+          num_users=3000, num_items=1000, events_per_user=35.,
+          num_top_categories=8, leaves_per_category=4, num_brands=60,
+          latent_dim=4, days=14, valid_days=2, test_days=2,
+          u2i_strength=1., repeat_rate=.25, noise=1., static_noise=.1,
+          popularity_exponent=.8, position_effect=.5),
+  ))
+  config.train = ml_collections.ConfigDict(dict(
+      num_steps=-1,  # -1: num_epochs passes over the first stream.
+      num_epochs=4.,
+      batch_size=1024,  # Global, all devices together.
+      learning_rate=2e-3,
+      embedding_learning_rate=2e-3,
+      weight_decay=1e-4,
+      embedding_weight_decay=1e-4,
+      clip_norm=1.,
+      warmup_steps=50,
+      log_every=20,
+      eval_every=0,  # Steps between validations; 0: evals_per_epoch.
+      evals_per_epoch=2.,
+      patience=0,  # Validations without a gain before stopping; 0: never.
+      prefetch=3,
+  ))
+  config.eval = ml_collections.ConfigDict(dict(
+      beam_size=100,
+      batch_size=512,  # Impressions a call when ranking.
+      users_per_batch=64,  # Users a call when retrieving.
+      valid_users=1000,  # Retrieval targets while training; 0: all.
+      monitor={'ranking/auc': 1., 'retrieval/recall@50': 1.},
+  ))
+  config.checkpoint = ml_collections.ConfigDict(dict(keep=2))
+  config.parallel = ml_collections.ConfigDict(dict(wrapper='pmap'))
+  return config
+
+
+def add_ranker(config: ml_collections.ConfigDict) -> None:
+  """Adds the ranking tower's settings, the same for every method with one.
+
+  Args:
+    config: to change in place.
+  """
+  config.model = ml_collections.ConfigDict(dict(
+      dim=32, id_dim=16, field_dim=8, hidden=64, attention=16,
+      cross_layers=2, cross_rank=32, experts=4, expert_width=32))
+  config.train.rank_negatives = 4  # Where the log has no negatives.
+
+
+def parse_arg(
+    arg: str | None, runlocal: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+  """Reads the words after the colon of `--config=FILE:word,word,key=value`.
+
+  Args:
+    arg: the words, or None.
+    runlocal: what the word `runlocal` stands for, dotted key -> value.
+
+  Returns:
+    (overrides, data): dotted keys to set, in order, and the names of data
+    sets among the words (none or one).
+
+  Raises:
+    types.InputError: if two data sets are named.
+  """
+  overrides, names = {}, []
+  for word in (arg or '').split(','):
+    word = word.strip()
+    if not word:
+      continue
+    if word == 'runlocal':
+      overrides.update(runlocal or {})
+    elif '=' in word:
+      key, value = word.split('=', 1)
+      overrides[key] = value
+    else:
+      names.append(word)
+  if len(names) > 1:
+    raise types.InputError(
+        f'--config names {len(names)} data sets ({", ".join(names)}): name one')
+  return overrides, names
+
+
+def apply(
+    config: ml_collections.ConfigDict, arg: str | None,
+    runlocal: dict[str, Any] | None = None,
+    per_data: dict[str, dict[str, Any]] | None = None,
+) -> ml_collections.ConfigDict:
+  """Applies the words after the colon to an experiment's config.
+
+  Args:
+    config: to change in place.
+    arg: the words after the colon.
+    runlocal: dotted overrides of the word `runlocal`.
+    per_data: dotted overrides by data set name, applied before the words.
+
+  Returns:
+    The same config.
+
+  Raises:
+    types.InputError: on a key that does not exist or a value of another type.
+  """
+  overrides, names = parse_arg(arg, runlocal)
+  if names:
+    config.data.name = names[0]
+  for key, value in (per_data or {}).get(config.data.name, {}).items():
+    set_key(config, key, value)
+  for key, value in overrides.items():
+    set_key(config, key, value)
+  return config
+
+
+def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns what must agree for a checkpoint to go on under a config.
+
+  How the run is evaluated, shown and spread over devices may change between
+  two starts; what is learned from what may not.
+
+  Args:
+    config: a whole configuration.
+
+  Returns:
+    The rest, as a plain dict.
+  """
+  out = config.to_dict()
+  for key in ('eval', 'parallel', 'checkpoint', 'num_seeds', 'seed'):
+    out.pop(key)
+  for key in ('log_every', 'prefetch'):
+    out['train'].pop(key)
+  for key in ('root',):
+    out['data'].pop(key)
+  return out
+
+
+def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+  """Sets a dotted key, reading a string as the type that is there.
+
+  Args:
+    config: to change in place.
+    key: for instance 'train.num_steps'.
+    value: of the key's type, or its text.
+
+  Raises:
+    types.InputError: unknown key, or text that does not read as the type.
+  """
+  node = config
+  *path, leaf = key.split('.')
+  for part in path:
+    if part not in node or not isinstance(
+        node[part], ml_collections.ConfigDict):
+      raise types.InputError(f'config.{key}: no such key')
+    node = node[part]
+  if leaf not in node:
+    raise types.InputError(f'config.{key}: no such key')
+  old = node[leaf]
+  try:
+    if isinstance(value, str) and not isinstance(old, str):
+      if isinstance(old, bool):
+        value = {'true': True, 'false': False}[value.lower()]
+      else:
+        value = type(old)(value)
+    node[leaf] = value
+  except (KeyError, TypeError, ValueError) as error:
+    raise types.InputError(
+        f'config.{key}={value}: expected {type(old).__name__}') from error
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks ranges before any data is read.
+
+  Args:
+    config: a whole configuration.
+
+  Raises:
+    types.InputError: naming the first key that is out of range.
+  """
+  at_least = {
+      'num_seeds': 1, 'seed': 0, 'data.history_length': 1,
+      'data.eval_negatives': 1, 'train.num_steps': -1, 'train.batch_size': 1,
+      'train.learning_rate': 0, 'train.embedding_learning_rate': 0,
+      'train.weight_decay': 0, 'train.embedding_weight_decay': 0,
+      'train.num_epochs': 0, 'train.log_every': 1, 'train.eval_every': 0,
+      'train.patience': 0, 'train.prefetch': 1, 'eval.beam_size': 1,
+      'eval.batch_size': 1, 'eval.users_per_batch': 1, 'eval.valid_users': 0,
+      'checkpoint.keep': 1,
+  }
+  for key, low in at_least.items():
+    node = config
+    for part in key.split('.'):
+      node = node[part]
+    if not node >= low:
+      raise types.InputError(f'config.{key}={node}: must be at least {low}')
+  for key, allowed in (
+      ('parallel.wrapper', ('pmap', 'shard_map', 'vmap')),
+      ('data.cross', ('all', 'none')),
+      ('data.history', ('auto', 'all', 'positive')),
+      ('data.split', ('auto', 'temporal', 'leave_one_out'))):
+    group, leaf = key.split('.')
+    if config[group][leaf] not in allowed:
+      raise types.InputError(
+          f'config.{key}={config[group][leaf]}: one of {", ".join(allowed)}')

@@ -1,0 +1,18 @@
+"""TFDS builder of Amazon reviews 2014, 5-core."""
+
+import tensorflow_datasets as tfds
+
+from sidrec.data.builders import records
+from sidrec.data.builders.sources import amazon
+from sidrec.data.builders.sources import raw
+
+
+class Builder(records.TablesBuilder):
+  """Amazon reviews 2014; a config a category."""
+
+  BUILDER_CONFIGS = [
+      tfds.core.BuilderConfig(name=name) for name in amazon.CATEGORIES[2014]]
+
+  def source(self) -> raw.Source:
+    """Returns what to read and how."""
+    return amazon.source(2014, self.builder_config.name)

@@ -1,0 +1,1 @@
+"""TFDS builder of Amazon reviews 2018."""

@@ -1,0 +1,286 @@
+"""The encoded data set: everything a batch is gathered from."""
+
+import dataclasses
+import functools
+from typing import Any, Sequence
+import zlib
+
+from absl import logging
+import numpy as np
+
+from sidrec import types
+from sidrec.data import cross
+from sidrec.data import features
+from sidrec.data import history
+from sidrec.data import splits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A log with point-in-time features; all leaves are NumPy arrays.
+
+  name, protocol: what results.json says of the data and of its use.
+  spec: static facts for methods.
+  catalog: item-static features and training popularity, V rows.
+  item_ids: [V] original ids (int64 or text). user_ids: [U] the same.
+  has_negatives: False when every event is a positive.
+  event_user, event_item: [E] int32, in order of time.
+  event_time: [E] int64, ms or positions.
+  event_label: [E] float32 in {0, 1}.
+  event_split: [E] int8, 0 train, 1 valid, 2 test.
+  ordinal: times are positions within a user.
+  seed: of evaluation negatives.
+  eval_negatives: drawn a positive where the log has no negatives.
+  truth: what a planted world knows of itself, else None.
+  users: [U + 1] request features of users, the last row is unknown.
+  context: [E + 1] request features of events, the last row is missing.
+  index: u2i statistics. sequences: histories. event_stop: [E] where the
+    history of each event ends.
+  """
+  name: str
+  protocol: str
+  spec: types.DataSpec
+  catalog: types.Catalog
+  item_ids: np.ndarray
+  user_ids: np.ndarray
+  has_negatives: bool
+  event_user: np.ndarray
+  event_item: np.ndarray
+  event_time: np.ndarray
+  event_label: np.ndarray
+  event_split: np.ndarray
+  ordinal: bool
+  seed: int
+  eval_negatives: int
+  truth: Any
+  users: types.FeatureTable = dataclasses.field(repr=False)
+  context: types.FeatureTable = dataclasses.field(repr=False)
+  index: cross.Index = dataclasses.field(repr=False)
+  sequences: history.Sequences = dataclasses.field(repr=False)
+  event_stop: np.ndarray = dataclasses.field(repr=False)
+
+  def examples(self, split: str, kind: str) -> np.ndarray:
+    """Returns the events of a split that serve as examples, ascending.
+
+    Args:
+      split: 'train', 'valid' or 'test'.
+      kind: 'impressions' (all), 'positives' (label 1), or 'targets' (the last
+        positive of each user in the split: one retrieval target a user).
+
+    Returns:
+      [N] int64 indices of events.
+
+    Raises:
+      ValueError: unknown split or kind.
+    """
+    mask = self.event_split == splits.NAMES.index(split)
+    if kind not in ('impressions', 'positives', 'targets'):
+      raise ValueError(f'unknown kind of examples: {kind!r}')
+    if kind != 'impressions':
+      mask &= self.event_label > 0
+    events = np.flatnonzero(mask)
+    if kind == 'targets':
+      _, place = np.unique(self.event_user[events][::-1], return_index=True)
+      events = np.sort(events[len(events) - 1 - place])
+    return events
+
+  def assemble(
+      self, events: np.ndarray, items: np.ndarray, label: np.ndarray,
+      row: np.ndarray | None = None, mask: np.ndarray | None = None,
+  ) -> types.Batch:
+    """Builds the batch of B events with C candidates each.
+
+    Args:
+      events: [B] indices of events: who asks, when, in what context.
+      items: [B, C] int32 candidates.
+      label: [B, C] float32.
+      row: [B] int32 rows of the global batch; default 0..B-1.
+      mask: [B, C] float32, 1 = valid candidate; default all.
+
+    Returns:
+      The batch. The history is what the user did strictly before the event,
+      the u2i statistics too.
+    """
+    user = self.event_user[events]
+    sequence = self.sequences.gather(
+        user, self.event_stop[events], self.spec.history_length)
+    batch = self._batch(user, sequence, events, row)
+    return self.with_candidates(batch, events, items, label, mask)
+
+  def requests(
+      self, users: Sequence[Any] | None = None,
+      histories: Sequence[Sequence[Any] | None] | None = None,
+  ) -> types.Batch:
+    """Builds requests at the time after the last event, with C = 0.
+
+    A user without a history given has that of the log; a given history
+    replaces it, and its unknown items are dropped with one warning. u2i
+    statistics are always those of the log; an unknown user has none.
+
+    Args:
+      users: B original ids; None, or an id not in the log, is a cold user.
+      histories: B lists of original item ids, oldest first; None or an empty
+        list: not given.
+
+    Returns:
+      A batch for `with_candidates(batch, None, items)`.
+
+    Raises:
+      types.InputError: if neither is given or their lengths differ.
+    """
+    if users is None and histories is None:
+      raise types.InputError('requests: give user_id or history in each row')
+    num = len(users if users is not None else histories)
+    users = [None] * num if users is None else users
+    histories = [None] * num if histories is None else histories
+    if len(users) != len(histories):
+      raise types.InputError(
+          f'requests: {len(users)} users with {len(histories)} histories')
+    unknown = len(self.user_ids)
+    user = np.array([self._user_index.get(_key(self.user_ids, value), unknown)
+                     for value in users], np.int32).reshape(num)
+    num_cold = sum(value is not None and place == unknown
+                   for value, place in zip(users, user))
+    if num_cold:
+      logging.warning('%d unknown users are answered as cold users', num_cold)
+    stop = self.sequences.offsets[user + 1]
+    sequence = self.sequences.gather(user, stop, self.spec.history_length)
+    given = [row for row in range(num)
+             if histories[row] is not None and len(histories[row])]
+    lists, num_dropped = [], 0
+    for row in given:
+      places = [self._item_index.get(_key(self.item_ids, value), -1)
+                for value in histories[row]]
+      lists.append(np.array([p for p in places if p >= 0], np.int32))
+      num_dropped += len(places) - len(lists[-1])
+    if num_dropped:
+      logging.warning('%d unknown items in histories dropped', num_dropped)
+    for array, packed in zip(
+        sequence, history.pack(lists, self.spec.history_length)):
+      array[given] = packed
+    batch = self._batch(
+        user, sequence, np.full(num, len(self.event_user)), None)
+    return self.with_candidates(batch, None, np.zeros((num, 0), np.int32))
+
+  def with_candidates(
+      self, batch: types.Batch, events: np.ndarray | None, items: np.ndarray,
+      label: np.ndarray | None = None, mask: np.ndarray | None = None,
+  ) -> types.Batch:
+    """Replaces the candidates of a batch, u2i statistics included.
+
+    Args:
+      batch: of `assemble` or `requests`.
+      events: [B] those given to `assemble`; None for `requests`.
+      items: [B, C] int32.
+      label: [B, C] float32; default 0.
+      mask: [B, C] float32, 1 = valid; default all.
+    """
+    items = np.asarray(items, np.int32)
+    user = np.asarray(batch.user)
+    time = (self.event_time[events] if events is not None
+            else self._request_time[user])
+    num = items.shape[1]
+    statistics = self.index.query(
+        np.repeat(user, num), items.reshape(-1), np.repeat(time, num))
+    if label is None:
+      label = np.zeros(items.shape, np.float32)
+    if mask is None:
+      mask = np.ones(items.shape, np.float32)
+    return batch.replace(
+        item=items, label=np.asarray(label, np.float32),
+        mask=np.asarray(mask, np.float32),
+        cross=statistics.reshape(*items.shape, len(self.spec.cross_names)))
+
+  def ranking_candidates(
+      self, split: str, events: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what evaluation ranks for each event.
+
+    Real exposures stand alone; where every event is a positive,
+    `eval_negatives` items are drawn for each, from the event's index only, so
+    that every method sees the same.
+
+    Args:
+      split: name of the split; a part of the draw's seed.
+      events: [B].
+
+    Returns:
+      items [B, C] int32 (the event's own first), label [B, C] float32.
+    """
+    items = self.event_item[events][:, None]
+    label = self.event_label[events][:, None]
+    if self.has_negatives or not self.eval_negatives:
+      return items, label
+    root = np.uint64(zlib.crc32(f'{self.seed}/{split}'.encode()))
+    place = np.asarray(events)[:, None] * self.eval_negatives + np.arange(
+        self.eval_negatives)
+    drawn = _hash(place.astype(np.uint64) + (root << np.uint64(32)))
+    drawn = skip_own(
+        (drawn % np.uint64(self.spec.num_items - 1)).astype(np.int32), items)
+    return (np.concatenate([items, drawn], axis=1),
+            np.concatenate([label, np.zeros(drawn.shape, np.float32)], axis=1))
+
+  def _batch(
+      self, user: np.ndarray, sequence: Sequence[np.ndarray],
+      context: np.ndarray, row: np.ndarray | None,
+  ) -> types.Batch:
+    """Returns a batch of requests, its candidates still empty."""
+    none = np.zeros((len(user), 0), np.float32)
+    if row is None:
+      row = np.arange(len(user))
+    return types.Batch(
+        row=np.asarray(row, np.int32), user=user.astype(np.int32),
+        item=none.astype(np.int32), label=none, mask=none,
+        history=sequence[0], history_action=sequence[1],
+        history_mask=sequence[2],
+        request=features.join_rows(
+            features.take(self.users, user),
+            features.take(self.context, context)),
+        cross=none[:, :, None])
+
+  @functools.cached_property
+  def _request_time(self) -> np.ndarray:
+    """[U + 1] the time right after the last event."""
+    if not self.ordinal:
+      return np.full(len(self.user_ids) + 1, self.event_time[-1] + 1)
+    time = np.zeros(len(self.user_ids) + 1, np.int64)
+    np.maximum.at(time, self.event_user, self.event_time + 1)
+    return time
+
+  @functools.cached_property
+  def _user_index(self) -> dict[Any, int]:
+    return {key: row for row, key in enumerate(self.user_ids.tolist())}
+
+  @functools.cached_property
+  def _item_index(self) -> dict[Any, int]:
+    return {key: row for row, key in enumerate(self.item_ids.tolist())}
+
+
+def skip_own(drawn: np.ndarray, own: np.ndarray) -> np.ndarray:
+  """Turns draws from V - 1 into uniform draws of V that are never `own`.
+
+  Args:
+    drawn: [B, N] in [0, V - 1).
+    own: [B, 1].
+  """
+  return (drawn + (drawn >= own)).astype(np.int32)
+
+
+def _hash(value: np.ndarray) -> np.ndarray:
+  """Mixes uint64 (the finalizer of SplitMix64)."""
+  value = value + np.uint64(0x9E3779B97F4A7C15)
+  value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return value ^ (value >> np.uint64(31))
+
+
+def _key(ids: np.ndarray, value: Any) -> Any:
+  """Returns an external id in the type of `ids`; None if it cannot be."""
+  if value is None:
+    return None
+  if ids.dtype.kind == 'U':
+    return str(value)
+  try:
+    return int(value) if int(value) == float(value) else None
+  except (TypeError, ValueError, OverflowError):
+    return None

@@ -1,0 +1,184 @@
+"""Turns checked tables into a `Dataset`."""
+
+from typing import Any, Mapping
+
+import ml_collections
+import numpy as np
+
+from sidrec import types
+from sidrec.data import cross
+from sidrec.data import dataset
+from sidrec.data import features
+from sidrec.data import history
+from sidrec.data import splits
+from sidrec.data import tables as tables_lib
+
+
+def build(
+    tables: tables_lib.Tables, config: ml_collections.ConfigDict, seed: int,
+    where: str,
+) -> dataset.Dataset:
+  """Encodes checked tables.
+
+  Args:
+    tables: after `tables.check`.
+    config: `config.data`.
+    seed: of evaluation negatives.
+    where: folder or name, for messages.
+
+  Raises:
+    types.InputError: on a split that is empty or a setting that does not fit.
+  """
+  _check_config(config)
+  info, events = tables.info, tables.events
+  item_ids = tables.items['item_id']
+  user_ids = np.unique(np.concatenate([
+      table['user_id'] for table in (events, tables.users, tables.histories)
+      if table is not None]))
+  user = np.searchsorted(user_ids, events['user_id']).astype(np.int32)
+  order = np.argsort(item_ids, kind='stable')
+  item = order[np.searchsorted(item_ids, events['item_id'], sorter=order)]
+  item = item.astype(np.int32)
+  time = events['timestamp']
+  has_negatives = info['label'] is not None
+  label = (events[info['label']] if has_negatives
+           else np.ones(len(time), np.float32))
+  if not has_negatives and config.eval_negatives and len(item_ids) < 2:
+    raise types.InputError(f'{where}/items: one item leaves no negatives')
+  split, split_note = splits.assign(info, config.split, user, time, where)
+  before, until = None, np.zeros(0, np.int64)
+  if tables.histories is not None:
+    rows = tables.histories['user_id']
+    until = tables.histories.get('until', np.full(len(rows), -1, np.int64))
+  times = np.unique(np.concatenate([time, until]))
+  if tables.histories is not None:
+    before = history.before(
+        tables.histories, np.searchsorted(user_ids, rows),
+        np.searchsorted(times, until), item_ids)
+  index = _make_index(tables, config, times, user, item, label, split, before,
+                      len(user_ids))
+  sequences, kind = _make_sequences(
+      config, times, user, item, label, time, before, has_negatives,
+      len(user_ids))
+  item_spec, item_table, request_spec, users, context = _make_features(
+      tables, user_ids, split == splits.TRAIN, where)
+  popularity = np.bincount(
+      item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
+  notes = [split_note, f'history {kind}, at most {config.history_length}']
+  if not has_negatives:
+    notes.append(f'no negatives in the log: ranking against '
+                 f'{config.eval_negatives} uniform negatives a positive')
+  return dataset.Dataset(
+      name=info['name'], protocol='; '.join(notes),
+      spec=types.DataSpec(
+          num_items=len(item_ids), num_users=len(user_ids), items=item_spec,
+          request=request_spec, cross_names=index.names,
+          num_actions=(history.NUM_ACTIONS_LOG if before is None
+                       else history.NUM_ACTIONS_BEFORE),
+          history_length=config.history_length,
+          has_negatives=has_negatives),
+      catalog=types.Catalog(
+          features=item_table, popularity=popularity.astype(np.float32)),
+      item_ids=item_ids, user_ids=user_ids, has_negatives=has_negatives,
+      event_user=user, event_item=item, event_time=time, event_label=label,
+      event_split=split, ordinal=info['time_unit'] == 'ordinal', seed=seed,
+      eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
+      context=context, index=index, sequences=sequences,
+      event_stop=sequences.stop(user, np.searchsorted(times, time)))
+
+
+def _check_config(config: ml_collections.ConfigDict) -> None:
+  """Raises on a value that is out of range."""
+  for key, values in (('history', ('auto', 'positive', 'all')),
+                      ('cross', ('all', 'none'))):
+    if config[key] not in values:
+      raise types.InputError(
+          f'config.data.{key}: {config[key]!r} must be one of '
+          f'{", ".join(values)}')
+  for key, least in (('history_length', 1), ('eval_negatives', 0)):
+    if config[key] < least:
+      raise types.InputError(
+          f'config.data.{key}: {config[key]} must be at least {least}')
+
+
+def _make_index(
+    tables: tables_lib.Tables, config: ml_collections.ConfigDict,
+    times: np.ndarray, user: np.ndarray, item: np.ndarray, label: np.ndarray,
+    split: np.ndarray, before: history.Before | None, num_users: int,
+) -> cross.Index:
+  """Builds the u2i index over the declared columns."""
+  info, columns = tables.info, []
+  num_items = len(tables.items['item_id'])
+  for name in info['cross'] if config.cross == 'all' else ():
+    if name == 'item_id':
+      offsets, codes, size = np.arange(num_items + 1), np.arange(
+          num_items), num_items
+    else:
+      offsets, codes, size = features.factorize(tables.items[name])
+    columns.append(cross.Column(name, offsets, codes, max(size, 1)))
+  one_out = (config.split == 'leave_one_out' or (
+      config.split == 'auto' and info['split']['kind'] == 'leave_one_out'))
+  return cross.Index(
+      num_users=num_users, times=times,
+      log=cross.Entries(
+          user=user, item=item,
+          rank=np.searchsorted(times, tables.events['timestamp']),
+          exposure=np.ones(len(item), np.int64),
+          positive=label.astype(np.int64)),
+      log_positives=info['label'] is not None, columns=columns,
+      ordinal=info['time_unit'] == 'ordinal',
+      before=None if before is None else history.from_before(before),
+      before_positives=before is not None and before.has_positives,
+      # A test event of one user must not inform another's test event.
+      item_mask=split == splits.TRAIN if one_out else None,
+      item_stats=config.item_stats)
+
+
+def _make_sequences(
+    config: ml_collections.ConfigDict, times: np.ndarray, user: np.ndarray,
+    item: np.ndarray, label: np.ndarray, time: np.ndarray,
+    before: history.Before | None, has_negatives: bool, num_users: int,
+) -> tuple[history.Sequences, str]:
+  """Builds the histories: pre-log items first, then the log."""
+  kind = config.history
+  if kind == 'auto':
+    kind = 'all' if has_negatives else 'positive'
+  parts = [(user, np.searchsorted(times, time), item,
+            np.where(label > 0, history.POSITIVE, history.NOT_CLICKED),
+            label > 0)]
+  if before is not None:
+    parts.insert(0, (before.user, before.rank, before.item, before.action,
+                     before.positive))
+  columns = [np.concatenate(column) for column in zip(*parts)]
+  if kind == 'positive':
+    columns = [column[columns[4]] for column in columns]
+  sequences = history.Sequences(
+      num_users=num_users, num_ranks=len(times), user=columns[0],
+      rank=columns[1], item=columns[2], action=columns[3])
+  return sequences, 'of positives' if kind == 'positive' else 'of exposures'
+
+
+def _make_features(
+    tables: tables_lib.Tables, user_ids: np.ndarray, train: np.ndarray,
+    where: str,
+) -> tuple[types.FeatureSpec, types.FeatureTable, types.FeatureSpec,
+           types.FeatureTable, types.FeatureTable]:
+  """Encodes items, users and the context of events."""
+  columns: Mapping[str, Any] = tables.info['columns']
+  item_spec, item_table = features.encode(
+      tables.items, columns['items'], len(tables.items['item_id']),
+      types.Role.ITEM_STATIC, f'{where}/items', embeddings=tables.embeddings)
+  raw = tables.users if tables.users is not None else {'user_id': user_ids[:0]}
+  num_raw = len(raw['user_id'])
+  user_spec, users = features.encode(
+      raw, columns['users'], num_raw, types.Role.REQUEST, f'{where}/users')
+  # Users without a profile share the missing row with the unknown user.
+  place = np.full(len(user_ids) + 1, num_raw)
+  place[np.searchsorted(user_ids, raw['user_id'])] = np.arange(num_raw)
+  users = features.take(features.with_missing_row(users, user_spec), place)
+  context_spec, context = features.encode(
+      tables.events, columns['events'], len(train), types.Role.REQUEST,
+      f'{where}/events', fit_rows=train)
+  context = features.with_missing_row(context, context_spec)
+  return (item_spec, item_table, features.merge(user_spec, context_spec),
+          users, features.shift_ids(context, user_spec.vocabulary - 1))

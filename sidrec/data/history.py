@@ -1,0 +1,167 @@
+"""Per-user sequences, gathered strictly before a time."""
+
+import dataclasses
+from typing import Mapping, Sequence
+
+import numpy as np
+
+from sidrec.data import cross
+
+# What the user did with a history item.
+NOT_CLICKED, POSITIVE, EXPOSED, LONG_VIEWED, LIKED = range(5)
+NUM_ACTIONS_LOG = 2
+NUM_ACTIONS_BEFORE = 5
+_SUBSETS = (('long_viewed', LONG_VIEWED), ('liked', LIKED))
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+  """What users did before the log starts.
+
+  user, item: [N] int32.
+  rank: [N] int64 rank of the time at which all of the user's list is surely
+    known (`until`).
+  action: [N] int32.
+  positive: [N] bool, in the positive subset (long_viewed if there, else
+    liked, else all).
+  has_positives: whether that subset differs from all.
+  """
+  user: np.ndarray
+  item: np.ndarray
+  rank: np.ndarray
+  action: np.ndarray
+  positive: np.ndarray
+  has_positives: bool
+
+
+def before(
+    histories: Mapping[str, np.ndarray], user: np.ndarray,
+    rank: np.ndarray, item_ids: np.ndarray,
+) -> Before:
+  """Flattens the lists of `histories`, oldest first.
+
+  Args:
+    histories: after `tables.check`; `exposed` is the sequence where there is
+      one, else the first list column; other lists are subsets of it.
+    user: [rows] int32 user of each row.
+    rank: [rows] int64 rank of the time of each row (`until`).
+    item_ids: [V] original ids.
+  """
+  names = [name for name in histories if name not in ('user_id', 'until')]
+  main = 'exposed' if 'exposed' in names else names[0] if names else None
+  order = np.argsort(item_ids, kind='stable')
+  sorted_ids = item_ids[order]
+
+  def flatten(name: str | None) -> tuple[np.ndarray, np.ndarray]:
+    if name is None or not len(user):
+      return np.zeros(0, np.int32), np.zeros(0, np.int32)
+    flat = np.concatenate(list(histories[name]))
+    rows = np.repeat(
+        np.arange(len(user)), [len(values) for values in histories[name]])
+    found = np.searchsorted(sorted_ids, flat)
+    return rows, order[found].astype(np.int32)
+
+  row, item = flatten(main)
+  key = row.astype(np.int64) * len(item_ids) + item
+  # A list without subsets says only that the user chose these items.
+  subsets = [name for name, _ in _SUBSETS if name in names and name != main]
+  action = np.full(
+      len(row), EXPOSED if subsets or main == 'exposed' else POSITIVE, np.int32)
+  positive = np.ones(len(row), bool)
+  for name, code in _SUBSETS:
+    if name in subsets:
+      sub_row, sub_item = flatten(name)
+      member = _is_in(
+          key, sub_row.astype(np.int64) * len(item_ids) + sub_item)
+      action[member] = code
+      if name == subsets[0]:
+        positive = member
+  return Before(
+      user=user[row].astype(np.int32), item=item, rank=rank[row],
+      action=action, positive=positive, has_positives=bool(subsets))
+
+
+def _is_in(keys: np.ndarray, members: np.ndarray) -> np.ndarray:
+  """Returns np.isin(keys, members), quick where both ascend roughly."""
+  if not len(members):
+    return np.zeros(len(keys), bool)
+  members = np.sort(members)
+  place = np.minimum(np.searchsorted(members, keys), len(members) - 1)
+  return members[place] == keys
+
+
+def from_before(entries: Before) -> cross.Entries:
+  """Returns the entries that u2i statistics count."""
+  return cross.Entries(
+      user=entries.user, item=entries.item, rank=entries.rank,
+      exposure=np.ones(len(entries.rank), np.int64),
+      positive=entries.positive.astype(np.int64))
+
+
+class Sequences:
+  """All users' sequences in one array, oldest first."""
+
+  def __init__(
+      self, *, num_users: int, num_ranks: int, user: np.ndarray,
+      rank: np.ndarray, item: np.ndarray, action: np.ndarray):
+    """Sorts N entries by (user, time); ties keep their order.
+
+    Args:
+      num_users: U; user U has no entries.
+      num_ranks: R; ranks are in [0, R].
+      user, rank, item, action: [N].
+    """
+    self._stride = num_ranks + 1
+    key = user.astype(np.int64) * self._stride + rank
+    order = np.argsort(key, kind='stable')
+    self._key = key[order]
+    self.item = item[order].astype(np.int32)
+    self.action = action[order].astype(np.int32)
+    self.offsets = np.searchsorted(
+        self._key, np.arange(num_users + 2) * self._stride)
+
+  def stop(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Returns [B] the place after the user's last entry before the rank."""
+    return np.searchsorted(
+        self._key, user.astype(np.int64) * self._stride + rank)
+
+  def gather(
+      self, user: np.ndarray, stop: np.ndarray, length: int
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the last `length` entries before `stop`.
+
+    Args:
+      user, stop: [B].
+      length: T.
+
+    Returns:
+      item [B, T] int32, action [B, T] int32, mask [B, T] float32; newest
+      last, zeros in front.
+    """
+    place = stop[:, None] + np.arange(-length, 0)
+    valid = place >= self.offsets[user][:, None]
+    if not len(self.item):
+      zeros = np.zeros(place.shape, np.int32)
+      return zeros, zeros, zeros.astype(np.float32)
+    place = np.where(valid, place, 0)
+    return (np.where(valid, self.item[place], 0),
+            np.where(valid, self.action[place], 0), valid.astype(np.float32))
+
+
+def pack(
+    lists: Sequence[np.ndarray], length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns given lists of item indices as `Sequences.gather` does.
+
+  Args:
+    lists: B arrays, oldest first; every item counts as positive.
+    length: T; the newest are kept.
+  """
+  item = np.zeros((len(lists), length), np.int32)
+  mask = np.zeros((len(lists), length), np.float32)
+  for row, values in enumerate(lists):
+    values = values[max(len(values) - length, 0):]
+    if len(values):
+      item[row, -len(values):] = values
+      mask[row, -len(values):] = 1.
+  return item, (mask * POSITIVE).astype(np.int32), mask

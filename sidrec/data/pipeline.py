@@ -1,0 +1,155 @@
+"""Batches as a pure function of (seed, step), prefetched by a thread."""
+
+import queue
+import threading
+from typing import Iterator, Mapping
+import zlib
+
+import numpy as np
+
+from sidrec import types
+from sidrec.data import dataset as dataset_lib
+
+
+class Pipeline:
+  """Reads the training split; every process sees its slice of each batch."""
+
+  def __init__(
+      self, dataset: dataset_lib.Dataset,
+      streams: Mapping[str, types.StreamSpec], *, seed: int,
+      process_index: int = 0, process_count: int = 1, prefetch: int = 2):
+    """Checks the streams.
+
+    Args:
+      dataset: to read from.
+      streams: name -> what it reads; the name is part of the seed.
+      seed: of order and negatives.
+      process_index, process_count: this process has the contiguous rows
+        `process_index * B / process_count` onwards of each global batch.
+      prefetch: batches kept ready by `iterate`.
+
+    Raises:
+      types.InputError: a batch that does not divide; no examples; a stream of
+        impressions without negatives in a log that has none.
+    """
+    self._dataset, self._streams, self._seed = dataset, dict(streams), seed
+    self._process = process_index, process_count
+    self._prefetch = max(prefetch, 1)
+    self._events, self._order = {}, {}
+    for name, stream in self._streams.items():
+      if stream.examples not in ('impressions', 'positives'):
+        raise ValueError(f'stream {name}: examples {stream.examples!r}')
+      if stream.batch_size < 1 or stream.batch_size % process_count:
+        raise types.InputError(
+            f'config.train.batch_size: {stream.batch_size} rows of stream '
+            f'{name} do not divide among {process_count} processes')
+      if (stream.examples == 'impressions' and stream.negatives < 1
+          and not dataset.has_negatives):
+        raise types.InputError(
+            f'stream {name}: every event of {dataset.name} is a positive; it '
+            'needs negatives >= 1')
+      if stream.negatives and dataset.spec.num_items < 2:
+        raise types.InputError(
+            f'stream {name}: a catalog of one item leaves no negatives')
+      self._events[name] = dataset.examples('train', stream.examples)
+      if not len(self._events[name]):
+        raise types.InputError(
+            f'stream {name}: {dataset.name} has no {stream.examples} in the '
+            'training split')
+
+  def num_examples(self, name: str) -> int:
+    """Returns the examples of one epoch of a stream."""
+    return len(self._events[name])
+
+  def batch(self, step: int) -> dict[str, types.Batch]:
+    """Returns this process's rows of the batches of a step, by stream."""
+    return {name: self._batch(name, stream, step)
+            for name, stream in self._streams.items()}
+
+  def iterate(
+      self, first_step: int, last_step: int
+  ) -> Iterator[dict[str, types.Batch]]:
+    """Yields the batches of steps first_step, ..., last_step - 1.
+
+    A thread works ahead; its exceptions are raised here, and it ends with
+    the iterator.
+    """
+    ready = queue.Queue(self._prefetch)
+    stopped = threading.Event()
+
+    def put(value) -> None:
+      while not stopped.is_set():
+        try:
+          return ready.put(value, timeout=.1)
+        except queue.Full:
+          continue
+
+    def work() -> None:
+      try:
+        for step in range(first_step, last_step):
+          if stopped.is_set():
+            return
+          put((self.batch(step), None))
+      except BaseException as error:  # pylint: disable=broad-except
+        put((None, error))
+
+    thread = threading.Thread(target=work, daemon=True, name='sidrec-batches')
+    thread.start()
+    try:
+      for _ in range(first_step, last_step):
+        batch, error = ready.get()
+        if error is not None:
+          raise error
+        yield batch
+    finally:
+      stopped.set()
+      thread.join()
+
+  def _batch(
+      self, name: str, stream: types.StreamSpec, step: int
+  ) -> types.Batch:
+    """Draws the global batch and keeps this process's rows of it."""
+    size = stream.batch_size
+    events = self._global_events(name, step * size, size)
+    process_index, process_count = self._process
+    local = size // process_count
+    row = np.arange(process_index * local, (process_index + 1) * local)
+    items = self._dataset.event_item[events][:, None]
+    if stream.negatives:
+      # Drawn for the global batch, so that 1 and N processes agree.
+      drawn = self._generator(name, 'negatives', step).integers(
+          0, self._dataset.spec.num_items - 1, (size, stream.negatives),
+          dtype=np.int32)
+      items = np.concatenate(
+          [items, dataset_lib.skip_own(drawn, items)], axis=1)
+    label = np.zeros(items.shape, np.float32)
+    label[:, 0] = self._dataset.event_label[events]
+    return self._dataset.assemble(events[row], items[row], label[row], row=row)
+
+  def _global_events(self, name: str, start: int, size: int) -> np.ndarray:
+    """Returns rows start : start + size of the endless shuffled epochs."""
+    num = len(self._events[name])
+    parts, stop = [], start + size
+    while start < stop:
+      epoch, place = divmod(start, num)
+      count = min(num - place, stop - start)
+      parts.append(self._permutation(name, epoch)[place:place + count])
+      start += count
+    return self._events[name][np.concatenate(parts)]
+
+  def _permutation(self, name: str, epoch: int) -> np.ndarray:
+    """Returns the order of one epoch; the last one of a stream is kept."""
+    kept = self._order.get(name)
+    if kept is None or kept[0] != epoch:
+      order = self._generator(name, 'order', epoch).permutation(
+          len(self._events[name]))
+      kept = self._order[name] = (epoch, order)
+    return kept[1]
+
+  def _generator(
+      self, name: str, purpose: str, number: int
+  ) -> np.random.Generator:
+    """Returns a generator of its own for (seed, stream, purpose, number)."""
+    entropy = [self._seed, zlib.crc32(f'{name}/{purpose}'.encode()), number]
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence(entropy)))

@@ -1,0 +1,97 @@
+"""Starts a run: flags and process start-up only.
+
+    python -m sidrec.main --config=experiments/dig.py --workdir=/tmp/dig
+"""
+
+import logging as std_logging
+import os
+import sys
+
+from absl import flags
+from absl import logging
+import jax
+from ml_collections import config_flags
+
+from sidrec import evaluate
+from sidrec import parallel
+from sidrec import report
+from sidrec import train
+from sidrec import types
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', None, 'FILE.py[:word,word,key=value]', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'where everything is written')
+_MODE = flags.DEFINE_enum(
+    'mode', 'train_and_evaluate',
+    ['train_and_evaluate', 'evaluate', 'recommend', 'export'], 'what to do')
+_INPUT = flags.DEFINE_string(
+    'input', None, 'recommend: Parquet or JSON lines, user_id and/or history')
+_OUTPUT = flags.DEFINE_string(
+    'output', None, 'recommend: Parquet or JSON lines to write')
+
+
+def main(argv: list[str]) -> None:
+  """Runs one mode; see the flags."""
+  if len(argv) > 1:
+    raise types.InputError(f'argument {argv[1]!r} is not known: flags begin '
+                           'with --')
+  for name in ('config', 'workdir'):
+    if flags.FLAGS[name].value is None:
+      raise types.InputError(f'--{name} is missing')
+  config, workdir = _CONFIG.value, os.path.expanduser(_WORKDIR.value)
+  parallel.initialize()
+  logging.info('process %d of %d, devices: %s', jax.process_index(),
+               jax.process_count(), jax.devices())
+  if _MODE.value == 'train_and_evaluate':
+    train.train_and_evaluate(config, workdir)
+    return
+  run = evaluate.load(workdir, config)
+  if _MODE.value == 'evaluate':
+    print(report.values_table(run.evaluate()))
+  elif _MODE.value == 'export':
+    run.export(workdir)
+  else:
+    for name, value in (('input', _INPUT.value), ('output', _OUTPUT.value)):
+      if not value:
+        raise types.InputError(f'--{name} is missing: --mode=recommend reads '
+                               'and writes a file')
+    logging.info('%d requests answered in %s',
+                 run.recommend(_INPUT.value, _OUTPUT.value), _OUTPUT.value)
+
+
+def run() -> None:
+  """Parses flags, keeps compiled programs, and maps errors to exit codes."""
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
+      os.path.expanduser('~'), '.cache', 'sidrec', 'jax')
+  jax.config.update('jax_compilation_cache_dir', cache)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.)
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  handler.addFilter(
+      lambda r: 'sidrec' in r.pathname or r.levelno >= std_logging.WARNING)
+  handler.setFormatter(std_logging.Formatter('%(levelname).1s %(message)s'))
+  try:
+    # The config file is Python and its overrides are typed by what it returns:
+    # whatever goes wrong in there is the configuration's fault.
+    argv = flags.FLAGS(sys.argv)
+  except Exception as error:  # pylint: disable=broad-except
+    _fail(2, error)
+  try:
+    main(argv)
+  except types.InputError as error:
+    _fail(2, error)
+  except FloatingPointError as error:
+    _fail(1, error)
+  except train.Terminated as error:
+    _fail(143, error)
+
+
+def _fail(status: int, error: Exception) -> None:
+  message = ' '.join(str(error).split()) or type(error).__name__
+  print(f'sidrec: {message}', file=sys.stderr, flush=True)
+  sys.exit(status)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,28 @@
+"""Methods by name: each composes tokenizer, models, decoder and losses."""
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from sidrec import types
+
+
+def names() -> list[str]:
+  """Returns the names that `get` knows."""
+  return sorted(
+      m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base')
+
+
+def get(name: str) -> ModuleType:
+  """Returns the module of a method; its `make(config, data)` builds it.
+
+  Args:
+    name: file name in `sidrec/methods`, for instance 'dig'.
+
+  Raises:
+    types.InputError: listing what there is.
+  """
+  if name not in names():
+    raise types.InputError(
+        f'config.method={name!r}: one of {", ".join(names())}')
+  return importlib.import_module(f'sidrec.methods.{name}')

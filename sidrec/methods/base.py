@@ -1,0 +1,165 @@
+"""What a method is: a NamedTuple of pure functions and a list of phases."""
+
+import math
+from typing import Any, Callable, Mapping, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from sidrec import types
+
+
+class Hook(NamedTuple):
+  """Host work between steps, done once and sent to all processes.
+
+  name: for the log.
+  at: says whether it runs when so many steps of the run are done.
+  fn: (state, catalog, seed) -> (state, metrics), on NumPy leaves.
+  """
+  name: str
+  at: Callable[[int], bool]
+  fn: Callable[..., tuple[types.TrainState, types.Metrics]]
+
+
+class LossOutput(NamedTuple):
+  """What a loss function returns beside the loss.
+
+  metrics: scalars, already reduced over the axis.
+  codebook, batch_stats: the new ones.
+  """
+  metrics: Mapping[str, jax.Array]
+  codebook: types.PyTree
+  batch_stats: types.PyTree
+
+
+class Phase(NamedTuple):
+  """A stretch of training with one loss and one compiled step.
+
+  name: for the log.
+  num_steps: how many.
+  streams: which batches the step reads, by name.
+  loss_fn: (params, state, catalog, batches, *, key, axis_name) ->
+    (loss [], LossOutput); written for one device's rows, with collectives
+    over `axis_name`; losses are local sums over global counts, so gradients
+    are summed over devices.
+  hooks: host work between its steps.
+  """
+  name: str
+  num_steps: int
+  streams: Mapping[str, types.StreamSpec]
+  loss_fn: Callable[..., tuple[jax.Array, LossOutput]]
+  hooks: tuple[Hook, ...] = ()
+
+
+class Method(NamedTuple):
+  """A recommender as pure functions; absent abilities are None.
+
+  init: (key, catalog) -> (params, codebook, batch_stats).
+  optimizer: of the params.
+  phases: in order; none for a method without training.
+  score: (state, catalog, batch) -> [B, C] logits of the ranking path.
+  token_score: the same from the retrieval path alone (no u2i).
+  retrieve: (state, catalog, batch, trie, beam_size, branching) -> Beams.
+  codes: (state) -> [V, L] int32 of the served semantic IDs.
+  codebook_sizes: codes a level.
+  tables: names of parameter subtrees that are embedding tables.
+  """
+  init: Callable[..., tuple[types.PyTree, types.PyTree, types.PyTree]]
+  optimizer: optax.GradientTransformation
+  phases: tuple[Phase, ...]
+  score: Callable[..., jax.Array] | None
+  token_score: Callable[..., jax.Array] | None
+  retrieve: Callable[..., types.Beams] | None
+  codes: Callable[..., types.Array] | None
+  codebook_sizes: tuple[int, ...] = ()
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, num_steps: int,
+    scale: Mapping[str, Callable[[jax.Array], jax.Array] | float],
+    tables: tuple[str, ...],
+) -> optax.GradientTransformation:
+  """AdamW in groups: embedding tables, dense layers, and named subtrees.
+
+  Args:
+    config: the `train` sub-tree.
+    num_steps: length of the schedule (linear warm-up, cosine to a tenth).
+    scale: learning-rate factors by parameter name; a function is called with
+      the step.
+    tables: names of parameters that are embedding tables.
+
+  Returns:
+    The optimizer.
+  """
+  def schedule(peak: float, factor: Any = 1.):
+    cosine = optax.schedules.warmup_cosine_decay_schedule(
+        0., peak, config.warmup_steps, max(num_steps, config.warmup_steps + 1),
+        end_value=peak / 10)
+    return lambda step: cosine(step) * (
+        factor(step) if callable(factor) else factor)
+
+  groups = {
+      'dense': optax.adamw(
+          schedule(config.learning_rate), weight_decay=config.weight_decay),
+      'table': optax.adamw(
+          schedule(config.embedding_learning_rate),
+          weight_decay=config.embedding_weight_decay),
+  }
+  for name, factor in scale.items():
+    groups[name] = optax.adam(schedule(config.learning_rate, factor))
+
+  def label(path: tuple[Any, ...], _: jax.Array) -> str:
+    keys = [k.key for k in path]
+    for name in scale:
+      if name in keys:
+        return name
+    return 'table' if any(k in tables for k in keys) else 'dense'
+
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.multi_transform(
+          groups, lambda p: jax.tree_util.tree_map_with_path(label, p)))
+
+
+def num_steps(config: ml_collections.ConfigDict, dataset: Any) -> int:
+  """Returns the steps of a run: as given, or epochs over the exposures.
+
+  Args:
+    config: the whole configuration.
+    dataset: whose `examples` counts the exposures of the training split.
+  """
+  if config.train.num_steps >= 0:
+    return config.train.num_steps
+  rows = len(dataset.examples('train', 'impressions'))
+  return math.ceil(config.train.num_epochs * rows / config.train.batch_size)
+
+
+def init_state(method: Method, key: jax.Array, catalog: types.Catalog
+               ) -> types.TrainState:
+  """Returns a fresh TrainState; consumes `key`."""
+  params, codebook, batch_stats = method.init(key, catalog)
+  return types.TrainState(
+      params=params, codebook=codebook, batch_stats=batch_stats,
+      opt_state=method.optimizer.init(params), step=jnp.zeros([], jnp.int32))
+
+
+def ranking_streams(
+    config: ml_collections.ConfigDict, data: types.DataSpec, retrieval: bool
+) -> dict[str, types.StreamSpec]:
+  """Returns the batches of a step: exposures and, if asked, positives.
+
+  Args:
+    config: the whole configuration.
+    data: says whether the log has negatives of its own.
+    retrieval: whether the step needs positives with sampled negatives.
+  """
+  train = config.train
+  streams = {'rank': types.StreamSpec(
+      'impressions', train.batch_size,
+      0 if data.has_negatives else train.rank_negatives)}
+  if retrieval:
+    streams['retrieval'] = types.StreamSpec(
+        'positives', train.retrieval_batch_size, train.retrieval_negatives)
+  return streams

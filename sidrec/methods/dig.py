@@ -1,0 +1,379 @@
+"""DIG: a semantic-ID tokenizer trained inside a ranker (arXiv 2605.14853).
+
+One phase, one loss, one step. Both paths share the history attention and the
+mixer; the retrieval path reads the semantic embedding of a token prefix where
+the ranking path reads the item, and a bucket mean of u2i (or MLP_u2t's guess)
+where the ranking path reads u2i itself.
+"""
+
+import functools
+from typing import Any, Mapping, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sidrec import decode
+from sidrec import distill
+from sidrec import losses
+from sidrec import rng
+from sidrec import tokenizers
+from sidrec import types
+from sidrec.methods import base
+from sidrec.models import ranker
+from sidrec.tokenizers import base as tokenizers_base
+
+
+class Dig(NamedTuple):
+  """What DIG's functions share.
+
+  config: the whole configuration.
+  data: static facts of the data set.
+  tokenizer: the quantizer.
+  num_steps, warmup, freeze: length of the run, the step at which the codes
+    appear and the one after which they stay.
+  """
+  config: ml_collections.ConfigDict
+  data: types.DataSpec
+  tokenizer: tokenizers_base.Tokenizer
+  num_steps: int
+  warmup: int
+  freeze: int
+
+
+class Now(NamedTuple):
+  """Where in the run a step is; traced scalars.
+
+  joint: 1 once the warm-up (ranking loss only) is over.
+  live: 1 until the codes are frozen.
+  sigma: scale of the Gumbel noise, a cosine to 0.
+  p_mix: chance that MLP_u2t's guess stands in for the bucket mean.
+  """
+  joint: jax.Array
+  live: jax.Array
+  sigma: jax.Array
+  p_mix: jax.Array
+
+
+class Forward(NamedTuple):
+  """One training pass; R ranking rows, N retrieval rows.
+
+  y_rank: [B, C] logits of the ranking path.
+  y_found: [B', C', L] logits of the retrieval path.
+  output: the tokenizer's, of all R + N rows.
+  vectors: [R + N, D] e_v.
+  guess, u2t: [N, L, X] MLP_u2t's guess and the bucket means.
+  """
+  y_rank: jax.Array
+  y_found: jax.Array
+  output: types.TokenizerOutput
+  vectors: jax.Array
+  guess: jax.Array
+  u2t: jax.Array
+
+
+def make(
+    config: ml_collections.ConfigDict, data: types.DataSpec, num_steps: int
+) -> base.Method:
+  """Builds DIG.
+
+  Args:
+    config: the whole configuration.
+    data: static facts of the data set.
+    num_steps: steps of the run.
+
+  Returns:
+    The method.
+
+  Raises:
+    types.InputError: if the code space is too small for the catalog.
+  """
+  dig = Dig(
+      config, data,
+      tokenizers.get(config.tokenizer.name).make(config.tokenizer, data),
+      num_steps, int(num_steps * config.loss.warmup),
+      int(num_steps * config.loss.freeze))
+  every = config.loss.reassign_every or max(num_steps // 8, 1)
+  hooks = (
+      base.Hook('tree', lambda step: step == dig.warmup,
+                functools.partial(grow_tree, dig)),
+      base.Hook('reassign', lambda step: (
+          dig.warmup < step <= dig.freeze
+          and (step - dig.warmup) % every == 0),
+                functools.partial(reassign, dig)))
+  live = lambda step: config.loss.address_scale * (step < dig.freeze)
+  phase = base.Phase(
+      'joint', num_steps, base.ranking_streams(config, data, True),
+      functools.partial(loss_fn, dig), hooks)
+  return base.Method(
+      init=functools.partial(init, dig),
+      optimizer=base.make_optimizer(
+          config.train, num_steps, {'address': live}, ranker.TABLES),
+      phases=(phase,),
+      score=functools.partial(score, dig),
+      token_score=functools.partial(token_score, dig),
+      retrieve=functools.partial(retrieve, dig),
+      codes=lambda state: dig.tokenizer.codes(state.codebook),
+      codebook_sizes=dig.tokenizer.codebook_sizes)
+
+
+def init(dig: Dig, key: jax.Array, catalog: types.Catalog
+         ) -> tuple[types.PyTree, types.PyTree, types.PyTree]:
+  """Returns fresh (params, codebook, batch_stats); consumes `key`."""
+  params, batch_stats = ranker.init(
+      rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data), catalog)
+  sample = jnp.zeros((dig.data.num_items, dig.config.model.dim), jnp.float32)
+  codes, codebook = dig.tokenizer.init(rng.stream(key, 'tokenizer'), sample)
+  return {'tower': params, 'tokenizer': codes}, codebook, batch_stats
+
+
+def schedule(dig: Dig, step: jax.Array) -> Now:
+  """Returns the schedules at a step (specification section 5)."""
+  c = dig.config.loss
+  progress = (step - dig.warmup) / max(dig.num_steps - dig.warmup, 1)
+  noisy = jnp.clip(progress / max(c.sigma_until, 1e-6), 0., 1.)
+  joint = (step >= dig.warmup).astype(jnp.float32)
+  return Now(
+      joint=joint, live=(step < dig.freeze).astype(jnp.float32),
+      sigma=c.sigma * .5 * (1. + jnp.cos(jnp.pi * noisy)) * (noisy < 1.)
+      * joint,
+      p_mix=c.p_mix * jnp.clip(progress, 0., 1.))
+
+
+def _item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
+               semantic: jax.Array, train: bool) -> jax.Array:
+  out = model.normalize('item', vectors, train)
+  if dig.config.loss.rank_item == 'both':
+    out = (out + model.normalize('rsid', semantic, train)) / jnp.sqrt(2.)
+  return out
+
+
+def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
+             batches: Mapping[str, types.Batch], params: types.PyTree,
+             codebook: types.PyTree, now: Now, key: jax.Array,
+             axis_name: str | None) -> Forward:
+  rank, found = batches['rank'], batches['retrieval']
+  item = jnp.concatenate([rank.item.reshape(-1), found.item.reshape(-1)])
+  x, rank_history, found_history = model.vectors(
+      catalog, [item, rank.history, found.history])
+  # Codebook noise is keyed by item, not by device: replicas must agree.
+  output = dig.tokenizer.encode(
+      params, codebook, x, key=rng.stream(key, 'codes'), item=item,
+      noise=now.sigma, live=now.live)
+  cut, (b, c) = rank.item.size, found.item.shape
+  semantic = output.quantized[cut:]                              # [N, L, D]
+  levels, dim = semantic.shape[1:]
+  query = semantic.reshape(b, c * levels, dim)
+  rank_h = model.attend(
+      model.users(rank, rank_history), x[:cut].reshape(*rank.item.shape, dim))
+  found_h = model.attend(model.users(found, found_history), query)
+  guess = model.u2t(
+      jax.lax.stop_gradient(found_h) if dig.config.loss.stop_h else found_h,
+      jax.lax.stop_gradient(query)).reshape(b * c, levels, -1)
+  flat = lambda a: a.reshape(-1, a.shape[-1])
+  u2t = distill.bucket_mean(
+      flat(found.cross), output.codes[cut:], found.mask.reshape(-1), axis_name)
+  rows = (found.row[:, None] * c + jnp.arange(c)[None]).reshape(-1)
+  stand_in = distill.mix(
+      rng.per_row(rng.stream(key, 'mix'), rows), u2t, guess, now.p_mix)
+  # The shared parts see the rows of both paths at once: the statistics of the
+  # shared slot are those of their union, in training as in serving.
+  h = model.normalize(
+      'user', jnp.concatenate([flat(rank_h), flat(found_h)]), True)
+  left = jnp.concatenate([
+      _item_slot(dig, model, x[:cut], output.quantized[:cut, -1], True),
+      model.normalize('sid', flat(semantic), True)])
+  right = jnp.concatenate([
+      model.normalize('u2i', flat(rank.cross), True),
+      model.normalize('u2t', flat(stand_in), True)])
+  logits = model.mix(h, left, right)
+  return Forward(
+      logits[:cut].reshape(rank.item.shape), logits[cut:].reshape(b, c, levels),
+      output, x, guess, u2t)
+
+
+def loss_fn(dig: Dig, params: types.PyTree, state: types.TrainState,
+            catalog: types.Catalog, batches: Mapping[str, types.Batch], *,
+            key: jax.Array, axis_name: str | None
+            ) -> tuple[jax.Array, base.LossOutput]:
+  """DIG's five losses (specification section 4).
+
+  loss = rank * L_rank + recall * L_recall + code * (L_commit, L_book)
+         + recon * L_recon + u2t * L_u2t
+
+  Args:
+    dig: the shared parts.
+    params: differentiated.
+    state: the rest of the state; `state.step` drives the schedules.
+    catalog: item features.
+    batches: 'rank' [B, C] exposures and 'retrieval' [B', 1 + negatives].
+    key: of this step, the same on all devices.
+    axis_name: data-parallel axis or None.
+
+  Returns:
+    (local share of the global mean loss, LossOutput).
+  """
+  now = schedule(dig, state.step)
+  model = ranker.make(dig.config.model, dig.data, axis_name)
+  out, updated = model.apply(
+      {'params': params['tower'], 'batch_stats': state.batch_stats},
+      dig, catalog, batches, params['tokenizer'], state.codebook, now, key,
+      axis_name, method=_forward, mutable=['batch_stats'])
+  terms, extra = _terms(dig, out, params, state, batches, axis_name)
+  c = dig.config.loss
+  loss = c.rank * terms['rank'] + now.joint * (
+      c.recall * terms['recall'] + c.code * now.live * terms['code']
+      + c.recon * terms['recon'] + c.u2t * terms['u2t'])
+  metrics = {'loss': loss, **{f'loss/{k}': v for k, v in terms.items()},
+             **{f'tokenizer/{k}': v for k, v in extra.items()}}
+  if axis_name is not None:
+    metrics = jax.lax.psum(metrics, axis_name)
+  metrics['schedule/sigma'] = now.sigma
+  label = batches['retrieval'].label.reshape(-1)
+  traffic = jnp.concatenate(
+      [jnp.zeros(out.vectors.shape[0] - label.shape[0]), label])
+  codebook = dig.tokenizer.update(
+      state.codebook, out.output, mask=traffic, axis_name=axis_name)
+  moving = now.joint * now.live > 0
+  codebook = jax.tree.map(
+      lambda new, old: jnp.where(moving, new, old), codebook, state.codebook)
+  return loss, base.LossOutput(metrics, codebook, updated['batch_stats'])
+
+
+def _terms(dig: Dig, out: Forward, params: types.PyTree,
+           state: types.TrainState, batches: Mapping[str, types.Batch],
+           axis_name: str | None
+           ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+  rank, found = batches['rank'], batches['retrieval']
+  mean = lambda value, mask: losses.reduce(value, mask, axis_name)
+  cut = rank.item.size
+  found_mask = found.mask.reshape(-1)
+  every = jnp.concatenate([rank.mask.reshape(-1), found_mask])
+  codes = out.output.codes[cut:].reshape(*found.item.shape, -1)
+  keep = distill.prefix_negative_mask(codes, found.label)
+  keep = keep * found.mask[..., None]
+  labels = jnp.broadcast_to(found.label[..., None], out.y_found.shape)
+  teacher = out.u2t
+  if dig.config.loss.u2t_target == 'own':
+    own = found.cross.reshape(found_mask.shape[0], 1, -1)
+    teacher = jnp.broadcast_to(own, out.guess.shape)
+  per_code, extra = dig.tokenizer.loss(
+      params['tokenizer'], state.codebook, out.vectors, out.output)
+  per_recon = losses.mse_per_example(
+      out.output.quantized[:, -1], jax.lax.stop_gradient(out.vectors))
+  per_u2t = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
+  terms = {
+      'rank': mean(losses.sigmoid_bce(out.y_rank, rank.label), rank.mask),
+      'recall': mean(losses.sigmoid_bce(out.y_found, labels), keep),
+      'code': mean(per_code, every),
+      'recon': mean(per_recon, every),
+      'u2t': mean(jnp.mean(per_u2t, -1), found_mask),
+  }
+  return terms, {k: mean(v, every) for k, v in extra.items()}
+
+
+def _serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
+  model = ranker.make(dig.config.model, dig.data)
+  return model.apply(
+      {'params': state.params['tower'], 'batch_stats': state.batch_stats},
+      method=fn)
+
+
+def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+          batch: types.Batch) -> jax.Array:
+  """Logits [B, C] of the ranking path, with the candidates' own u2i."""
+  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+  semantic = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+
+  def fn(model: ranker.Ranker) -> jax.Array:
+    x, history = model.vectors(catalog, [batch.item, batch.history])
+    h = model.attend(model.users(batch, history), x)
+    return model.logits(
+        h, _item_slot(dig, model, x, semantic, False), batch.cross, 'u2i')
+  return _serve(dig, state, fn)
+
+
+def _prefix_logits(dig: Dig, model: ranker.Ranker, state: types.TrainState,
+                   users: Any, codes: jax.Array) -> jax.Array:
+  """Level scores [B, C] of prefixes [B, C, l]; u2i is unknown here."""
+  e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+  h = model.attend(users, e)
+  u2i = model.u2t(h, e)
+  if not dig.config.eval.use_u2t:
+    # Control arm: the mean of the slot, that is, nothing known.
+    mean = state.batch_stats['slots_u2t']['BatchNorm_0']['mean']
+    u2i = jnp.broadcast_to(mean, u2i.shape)
+  return model.logits(h, model.normalize('sid', e, False), u2i, 'u2t')
+
+
+def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+                batch: types.Batch) -> jax.Array:
+  """Logits [B, C] of the retrieval path at the last level, without u2i."""
+  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+
+  def fn(model: ranker.Ranker) -> jax.Array:
+    history, = model.vectors(catalog, [batch.history])
+    return _prefix_logits(
+        dig, model, state, model.users(batch, history), codes)
+  return _serve(dig, state, fn)
+
+
+def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+             batch: types.Batch, trie: types.Trie, beam_size: int,
+             branching: tuple[int, ...]) -> types.Beams:
+  """Beam search over the trie, scored by the mixer (specification section 6).
+
+  Args:
+    dig: the shared parts.
+    state: the state.
+    catalog: item features.
+    batch: B requests; candidates are not read.
+    trie: of the served codes.
+    beam_size: W.
+    branching: `trie.branching`, static.
+
+  Returns:
+    Beams [B, W], scores are logits of the last level.
+  """
+  def fn(model: ranker.Ranker) -> types.Beams:
+    history, = model.vectors(catalog, [batch.history])
+    users = model.users(batch, history)
+
+    def logits_fn(prefix: jax.Array, child: jax.Array, carry: Any):
+      b, w, m = child.shape
+      head = jnp.broadcast_to(prefix[:, :, None], (b, w, m, prefix.shape[-1]))
+      codes = jnp.concatenate([head, child[..., None]], -1)
+      out = _prefix_logits(
+          dig, model, state, users, codes.reshape(b, w * m, -1))
+      return out.reshape(b, w, m), carry
+
+    return decode.beam_search(
+        logits_fn, trie, beam_size=beam_size, branching=branching,
+        batch_size=batch.user.shape[0], score=dig.config.eval.score)
+  return _serve(dig, state, fn)
+
+
+def _all_vectors(dig: Dig, state: types.TrainState, catalog: types.Catalog
+                 ) -> jax.Array:
+  item = jnp.arange(dig.data.num_items)
+  return _serve(dig, state, lambda m: m.items(catalog.features, item))
+
+
+def grow_tree(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+              seed: int) -> tuple[types.TrainState, types.Metrics]:
+  """Host hook: balanced k-means tree over e_v, after the warm-up."""
+  params, codebook = dig.tokenizer.fit(
+      seed, state.params['tokenizer'], state.codebook,
+      jax.device_get(_all_vectors(dig, state, catalog)))
+  return state.replace(
+      params={**state.params, 'tokenizer': params}, codebook=codebook), {}
+
+
+def reassign(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+             seed: int) -> tuple[types.TrainState, types.Metrics]:
+  """Host hook: capacity-limited reassignment of the stored codes."""
+  del seed
+  codebook, metrics = dig.tokenizer.refresh(
+      state.params['tokenizer'], state.codebook,
+      jax.device_get(_all_vectors(dig, state, catalog)))
+  return state.replace(codebook=codebook), metrics

@@ -1,0 +1,237 @@
+"""The ranking tower: item encoder, DIN, and a mixer shared by two paths.
+
+DIG (arXiv 2605.14853): the ranking path sees the item and its u2i statistics,
+the retrieval path sees a token prefix and a stand-in for them; both go through
+one mixer, with a batch norm of its own for every input slot.
+"""
+
+from typing import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sidrec import types
+from sidrec.models import layers
+
+
+class ItemEncoder(nn.Module):
+  """`e_v = Enc(x_s)`: item-static features (and the item's id) to a vector.
+
+  spec: the item features.
+  num_items: V.
+  dim: output width D.
+  id_dim: width of the id embedding; 0 leaves the id out.
+  field_dim: width of one categorical field.
+  hidden: width of the hidden layer.
+  """
+  spec: types.FeatureSpec
+  num_items: int
+  dim: int
+  id_dim: int
+  field_dim: int
+  hidden: int
+
+  @nn.compact
+  def __call__(
+      self, features: types.FeatureTable, item: jax.Array) -> jax.Array:
+    """Encodes items.
+
+    Args:
+      features: item-static features of all V items.
+      item: [...] int32 item ids.
+
+    Returns:
+      [..., D] float32.
+    """
+    flat = item.reshape(-1)
+    # Few items and many rows (histories): encode the catalog once and gather.
+    whole = self.num_items <= flat.shape[0]
+    rows = jnp.arange(self.num_items) if whole else flat
+    table = features if whole else jax.tree.map(lambda x: x[flat], features)
+    parts = [layers.FeatureEncoder(
+        self.spec, self.field_dim, self.dim, name='features')(table)]
+    if self.id_dim:
+      ids = self.param(
+          'item_id', nn.initializers.normal(0.01),
+          (self.num_items, self.id_dim))
+      parts.append(ids[rows])
+    x = jnp.concatenate(parts, -1)
+    out = nn.Dense(self.dim, name='skip')(x)
+    out = out + layers.MLP((self.hidden, self.dim), name='mlp')(x)
+    if whole:
+      out = out[flat]
+    return out.reshape(*item.shape, self.dim)
+
+
+class Ranker(nn.Module):
+  """Scores candidates (ranking path) and token prefixes (retrieval path).
+
+  data: static facts of the data set.
+  dim, id_dim, field_dim, hidden: of the item encoder.
+  attention: hidden width of DIN's unit.
+  cross_layers, cross_rank: of DCNv2.
+  experts, expert_width: of the mixture.
+  axis_name: data-parallel axis of the batch norms, or None.
+  """
+  data: types.DataSpec
+  dim: int
+  id_dim: int
+  field_dim: int
+  hidden: int
+  attention: int
+  cross_layers: int
+  cross_rank: int
+  experts: int
+  expert_width: int
+  axis_name: str | None = None
+
+  def setup(self):
+    """Builds the parts; slots are batch norms by name."""
+    self.encoder = ItemEncoder(
+        self.data.items, self.data.num_items, self.dim, self.id_dim,
+        self.field_dim, self.hidden)
+    self.request = layers.FeatureEncoder(
+        self.data.request, self.field_dim, self.dim)
+    self.request_mlp = layers.MLP((self.hidden, self.dim))
+    self.action = nn.Embed(max(self.data.num_actions, 1), self.dim)
+    self.position = self.param(
+        'position', nn.initializers.normal(0.02),
+        (self.data.history_length, self.dim))
+    self.din = layers.TargetAttention(self.attention)
+    self.to_u2t = layers.MLP((self.hidden, max(self.num_cross, 1)))
+    self.cross = layers.CrossNetwork(self.cross_layers, self.cross_rank)
+    self.moe = layers.MixtureOfExperts(self.experts, self.expert_width)
+    self.head = nn.Dense(1)
+    norm = lambda: layers.BatchNorm(self.axis_name)
+    self.slots = {
+        name: norm() for name in ('user', 'item', 'rsid', 'u2i', 'sid', 'u2t')}
+
+  @property
+  def num_cross(self) -> int:
+    """X, the number of u2i statistics."""
+    return len(self.data.cross_names)
+
+  def items(
+      self, features: types.FeatureTable, item: jax.Array) -> jax.Array:
+    """Returns e_v [..., D] of items [...]."""
+    return self.encoder(features, item)
+
+  def users(
+      self, batch: types.Batch, history: jax.Array) -> dict[str, jax.Array]:
+    """Encodes what does not depend on the candidate.
+
+    Args:
+      batch: B requests.
+      history: [B, T, D] e_v of the history's items.
+
+    Returns:
+      'keys' [B, T, D], 'mask' [B, T], 'request' [B, 2 D].
+    """
+    keys = history + self.action(batch.history_action) + self.position[None]
+    mask = batch.history_mask
+    count = jnp.maximum(jnp.sum(mask, -1, keepdims=True), 1.)
+    mean = jnp.sum(keys * mask[..., None], 1) / count
+    request = self.request_mlp(self.request(batch.request))
+    return {'keys': keys, 'mask': mask,
+            'request': jnp.concatenate([request, mean], -1)}
+
+  def attend(
+      self, users: dict[str, jax.Array], query: jax.Array) -> jax.Array:
+    """Returns h [B, C, 3 D]: DIN of each query [B, C, D], and the request."""
+    pooled = self.din(users['keys'], users['mask'], query)
+    request = jnp.broadcast_to(
+        users['request'][:, None], (*query.shape[:2], 2 * self.dim))
+    return jnp.concatenate([pooled, request], -1)
+
+  def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array:
+    """MLP_u2t: predicts u2i from h [..., 3 D] and e_sid [..., D]: [..., X]."""
+    out = self.to_u2t(jnp.concatenate([h, prefix], -1))
+    return out[..., :self.num_cross]
+
+  def normalize(self, slot: str, x: jax.Array, train: bool) -> jax.Array:
+    """Batch norm of a slot over all leading axes of x [..., D]."""
+    if not x.shape[-1]:
+      return x
+    return self.slots[slot](x.reshape(-1, x.shape[-1]), train).reshape(x.shape)
+
+  def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array) -> jax.Array:
+    """The shared mixer: normalized slots [N, .] to logits [N]."""
+    x = self.cross(jnp.concatenate([h, item, u2i], -1))
+    return self.head(jnp.concatenate([x, self.moe(x)], -1))[:, 0]
+
+  def logits(
+      self, h: jax.Array, item: jax.Array, u2i: jax.Array, slot: str
+  ) -> jax.Array:
+    """Serving form of `mix`: running statistics, any leading axes.
+
+    Args:
+      h: [..., 3 D] of `attend`.
+      item: [..., D], normalized already.
+      u2i: [..., X] raw statistics, or what stands in for them.
+      slot: 'u2i' or 'u2t', whose batch norm reads `u2i`.
+
+    Returns:
+      [...] float32.
+    """
+    flat = lambda x: x.reshape(-1, x.shape[-1])
+    out = self.mix(
+        flat(self.normalize('user', h, False)), flat(item),
+        flat(self.normalize(slot, u2i, False)))
+    return out.reshape(h.shape[:-1])
+
+  def vectors(
+      self, catalog: types.Catalog, items: Sequence[jax.Array]
+  ) -> list[jax.Array]:
+    """Encodes several arrays of item ids in one pass of the encoder."""
+    flat = jnp.concatenate([i.reshape(-1) for i in items])
+    out, start = [], 0
+    encoded = self.items(catalog.features, flat)
+    for item in items:
+      part = encoded[start:start + item.size]
+      out.append(part.reshape(*item.shape, self.dim))
+      start += item.size
+    return out
+
+  def touch(self, catalog: types.Catalog, batch: types.Batch) -> jax.Array:
+    """Runs every part once, so that `init` creates all parameters."""
+    x, history = self.vectors(catalog, [batch.item, batch.history])
+    h = self.attend(self.users(batch, history), x)
+    guess = self.u2t(h, x)
+    for slot in ('rsid', 'sid'):
+      self.normalize(slot, x, False)
+    self.normalize('u2t', guess, False)
+    return self.logits(h, self.normalize('item', x, False), guess, 'u2i')
+
+
+# Parameters that are embedding tables (they get an optimizer group).
+TABLES = ('embedding', 'item_id')
+
+
+def make(
+    config: ml_collections.ConfigDict, data: types.DataSpec,
+    axis_name: str | None = None) -> Ranker:
+  """Builds the module from the `model` sub-tree of a configuration."""
+  return Ranker(data=data, axis_name=axis_name, **config)
+
+
+def init(
+    key: jax.Array, model: Ranker, catalog: types.Catalog
+) -> tuple[types.PyTree, types.PyTree]:
+  """Returns fresh (params, batch_stats); consumes `key`."""
+  data = model.data
+  ints = lambda *shape: jnp.zeros(shape, jnp.int32)
+  ones = lambda *shape: jnp.ones(shape, jnp.float32)
+  batch = types.Batch(
+      row=ints(2), user=ints(2), item=ints(2, 1), label=ones(2, 1),
+      mask=ones(2, 1), history=ints(2, data.history_length),
+      history_action=ints(2, data.history_length),
+      history_mask=ones(2, data.history_length),
+      request=types.FeatureTable(
+          ids=ints(2, data.request.num_slots),
+          values=ones(2, data.request.num_values),
+          vectors=ones(2, data.request.num_dims)),
+      cross=ones(2, 1, len(data.cross_names)))
+  variables = model.init(key, catalog, batch, method=Ranker.touch)
+  return variables['params'], variables['batch_stats']

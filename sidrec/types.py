@@ -1,0 +1,234 @@
+"""Names every concept of sidrec before any algorithm does.
+
+Shape legend, the same letters in every docstring of the package:
+
+  B  batch (rows of a batch)      T  history length
+  C  candidates a row             L  levels of a semantic ID (SID)
+  V  items in the catalog         K  codes a level
+  U  users                        D  width of a vector
+  W  beam width                   N  trie nodes
+  X  cross (u2i) statistics       J  feature fields
+  E  events in the log            S  seeds
+
+Masks: 1 (or True) means valid, everywhere.
+"""
+
+import dataclasses
+import enum
+from typing import Any, Mapping
+
+import chex
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+PyTree = Any
+Metrics = Mapping[str, Any]
+
+AXIS = 'device'  # The one name of the data-parallel axis.
+
+
+class InputError(ValueError):
+  """Bad configuration or bad input: `main` prints it and exits with 2."""
+
+
+class Role(enum.Enum):
+  """What a column may be used for (the DIG taxonomy, arXiv 2605.14853).
+
+  ITEM_STATIC: Type I, known without a user; the only input of a tokenizer.
+  REQUEST: Type II, the user and the context of the request.
+  CROSS: Type III (u2i), statistics of this user with this item, accumulated
+    only over events strictly before the sample.
+  NEVER: must not become a feature (labels, or columns that leak the future).
+  """
+  ITEM_STATIC = 'item_static'
+  REQUEST = 'request'
+  CROSS = 'cross'
+  NEVER = 'never'
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One encoded feature.
+
+  name: column name.
+  role: what it may be used for.
+  kind: 'category' (columns `start:stop` of `FeatureTable.ids`), 'number'
+    (of `.values`) or 'vector' (of `.vectors`).
+  start, stop: the columns it owns.
+  size: number of distinct non-missing categories; the width otherwise.
+  """
+  name: str
+  role: Role
+  kind: str
+  start: int
+  stop: int
+  size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+  """Static description of a `FeatureTable`.
+
+  fields: the fields, in order.
+  vocabulary: rows of the joint embedding table: 1 + sum of sizes; row 0 means
+    missing, whatever the field.
+  num_slots, num_values, num_dims: widths of `ids`, `values` and `vectors`.
+  """
+  fields: tuple[Field, ...] = ()
+  vocabulary: int = 1
+  num_slots: int = 0
+  num_values: int = 0
+  num_dims: int = 0
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class FeatureTable:
+  """Encoded features of R rows (items, or requests).
+
+  ids: [R, slots] int32 rows of the joint vocabulary, 0 = missing or padding.
+  values: [R, values] float32 standardized numbers; a missing number is 0 and
+    its indicator column (one a numeric field) is 1.
+  vectors: [R, dims] float32, for instance sentence embeddings.
+  """
+  ids: Array
+  values: Array
+  vectors: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Catalog:
+  """What a step may know of all items; lives on the device beside the state.
+
+  features: item-static features, V rows.
+  popularity: [V] float32, positive events of the training split.
+  """
+  features: FeatureTable
+  popularity: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """Static facts that a method needs to build its modules.
+
+  has_negatives: False where every event of the log is a positive; ranking
+    rows then need sampled negatives.
+  """
+  num_items: int
+  num_users: int
+  items: FeatureSpec
+  request: FeatureSpec
+  cross_names: tuple[str, ...]
+  num_actions: int
+  history_length: int
+  has_negatives: bool = True
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Batch:
+  """B requests with C candidates each, all features point in time.
+
+  row: [B] int32 index of the row in the global batch (keys of per-row noise).
+  user: [B] int32 in [0, U]; U is the unknown user.
+  item: [B, C] int32 candidate items in [0, V).
+  label: [B, C] float32 in {0, 1}.
+  mask: [B, C] float32, 1 = valid candidate.
+  history: [B, T] int32 earlier items, newest last, 0 where not valid.
+  history_action: [B, T] int32 what the user did with it, in [0, num_actions).
+  history_mask: [B, T] float32, 1 = valid.
+  request: request features, B rows.
+  cross: [B, C, X] float32 u2i statistics of the user with the candidate.
+  """
+  row: Array
+  user: Array
+  item: Array
+  label: Array
+  mask: Array
+  history: Array
+  history_action: Array
+  history_mask: Array
+  request: FeatureTable
+  cross: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSpec:
+  """Which examples a phase reads, and how they become candidates.
+
+  examples: 'impressions' (every event of the training split) or 'positives'
+    (those with label 1).
+  batch_size: rows B of the *global* batch.
+  negatives: items drawn uniformly from the catalog for each row; candidate 0
+    is the event's own item, so C = 1 + negatives.
+  """
+  examples: str
+  batch_size: int
+  negatives: int = 0
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class TokenizerOutput:
+  """What a tokenizer says of B items.
+
+  codes: [B, L] int32.
+  quantized: [B, L, D] prefix sums of the semantic embeddings.
+  residuals: [B, L, D] what was left before each level.
+  logits: [B, L, K] assignment logits.
+  aux: further arrays of the variant (per-example), or an empty dict.
+  """
+  codes: Array
+  quantized: Array
+  residuals: Array
+  logits: Array
+  aux: Any
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Trie:
+  """Prefix trie of a catalog's codes as flat arrays (`sidrec.trie`).
+
+  Level l (1-based) nodes are numbered 0..n_l-1 in lexicographic order of
+  their prefix; the children of a node are contiguous in the next level.
+
+  first_child: tuple of L arrays [n_{l-1} + 1] int32: children of node i are
+    first_child[l-1][i] : first_child[l-1][i + 1] (n_0 = 1, the root).
+  code: tuple of L arrays [n_l] int32: last code of each node's prefix.
+  first_item: [n_L + 1] int32 into `items`: items of a leaf.
+  items: [V] int32 item ids grouped by leaf, ascending within a leaf.
+  """
+  first_child: tuple[Array, ...]
+  code: tuple[Array, ...]
+  first_item: Array
+  items: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Beams:
+  """W retrieved items a user, best first.
+
+  item: [B, W] int32 (0 where not valid).
+  code: [B, W, L] int32.
+  score: [B, W] float32, in the unit of the decoder's level scores.
+  mask: [B, W] bool, True = a real item.
+  """
+  item: Array
+  code: Array
+  score: Array
+  mask: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class TrainState:
+  """Everything that changes while training.
+
+  params: trained by gradient.
+  codebook: tokenizer state that is not (tables of stored codes, EMA sums).
+  batch_stats: running statistics of batch norms.
+  opt_state: optax state.
+  step: [] int32 steps done in the whole run.
+  """
+  params: PyTree
+  codebook: PyTree
+  batch_stats: PyTree
+  opt_state: PyTree
+  step: Array

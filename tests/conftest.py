@@ -1,0 +1,34 @@
+"""Sets up JAX for all tests: four CPU devices, strict rank promotion."""
+
+import os
+
+# Before jax is imported anywhere: the backend reads these only once.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+_FLAG = '--xla_force_host_platform_device_count'
+if _FLAG not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}=4'
+
+import pathlib  # pylint: disable=g-import-not-at-top
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+  """Registers the markers of this test suite."""
+  config.addinivalue_line(
+      'markers', 'slow: takes more than a few seconds (-m "not slow" to skip)')
+
+
+@pytest.fixture(scope='session')
+def data_root() -> pathlib.Path:
+  """Gives the folder of the real data sets, or skips with the reason."""
+  given = os.environ.get('SIDREC_DATA')
+  root = pathlib.Path(given) if given else ROOT.parent / 'shared' / 'data'
+  if not root.is_dir():
+    pytest.skip(f'no real data: {root} is not a folder (set SIDREC_DATA)')
+  return root

@@ -1,0 +1,97 @@
+"""Checks that batches depend on (seed, step) only and split by process."""
+
+import threading
+
+import chex
+import data_tables
+import numpy as np
+import pytest
+
+from sidrec import data
+from sidrec import types
+
+STREAMS = {'rank': types.StreamSpec('impressions', 4, 0),
+           'retrieve': types.StreamSpec('positives', 8, 3)}
+
+
+@pytest.fixture(name='dataset')
+def _dataset(tmp_path):
+  data_tables.write(tmp_path, data_tables.small())
+  return data.load(data_tables.config(tmp_path), 0)
+
+
+def test_batches_have_the_right_candidates(dataset):
+  batch = data.Pipeline(dataset, STREAMS, seed=0).batch(5)
+  assert batch['rank'].item.shape == (4, 1)
+  assert batch['retrieve'].item.shape == (8, 4)  # Wraps: only 4 positives.
+  item, label = batch['retrieve'].item, batch['retrieve'].label
+  np.testing.assert_array_equal(label, [[1, 0, 0, 0]] * 8)
+  assert not (item[:, 1:] == item[:, :1]).any()
+  assert batch['retrieve'].cross.shape == (
+      8, 4, len(dataset.spec.cross_names))
+
+
+def test_random_access_and_seed(dataset):
+  a, b = (data.Pipeline(dataset, STREAMS, seed=3) for _ in range(2))
+  forward = [a.batch(step) for step in range(6)]
+  for step in (5, 0, 3):
+    chex.assert_trees_all_equal(forward[step], b.batch(step))
+  other = data.Pipeline(dataset, STREAMS, seed=4).batch(0)['retrieve']
+  assert not np.array_equal(other.item, forward[0]['retrieve'].item)
+
+
+def test_an_epoch_sees_every_example_once(dataset):
+  streams = {'rank': types.StreamSpec('impressions', 2, 0)}
+  pipeline = data.Pipeline(dataset, streams, seed=0)
+  assert pipeline.num_examples('rank') == 6
+  for epoch in range(2):
+    rows = [pipeline.batch(3 * epoch + step)['rank'] for step in range(3)]
+    got = sorted((u, i) for r in rows for u, i in zip(r.user, r.item[:, 0]))
+    assert got == sorted(zip(dataset.event_user[:6], dataset.event_item[:6]))
+
+
+def test_processes_share_the_global_batch(dataset):
+  whole = data.Pipeline(dataset, STREAMS, seed=0).batch(2)
+  parts = [data.Pipeline(dataset, STREAMS, seed=0, process_index=p,
+                         process_count=2).batch(2) for p in range(2)]
+  for name in STREAMS:
+    np.testing.assert_array_equal(
+        whole[name].row, np.arange(STREAMS[name].batch_size))
+    for leaf in ('row', 'user', 'item', 'label', 'history', 'cross'):
+      np.testing.assert_array_equal(
+          getattr(whole[name], leaf),
+          np.concatenate([getattr(part[name], leaf) for part in parts]))
+
+
+def test_iterate_is_batch_and_ends_its_thread(dataset):
+  pipeline = data.Pipeline(dataset, STREAMS, seed=0, prefetch=2)
+  for step, batch in enumerate(pipeline.iterate(2, 6), 2):
+    chex.assert_trees_all_equal(batch, pipeline.batch(step))
+  iterator = pipeline.iterate(0, 1000)
+  next(iterator)
+  iterator.close()
+  assert not [t for t in threading.enumerate() if t.name == 'sidrec-batches']
+
+
+def test_exceptions_come_through(dataset, monkeypatch):
+  pipeline = data.Pipeline(dataset, STREAMS, seed=0)
+  real = pipeline.batch
+
+  def batch(step):
+    if step == 2:
+      raise RuntimeError('step 2')
+    return real(step)
+  monkeypatch.setattr(pipeline, 'batch', batch)
+  got = 0
+  with pytest.raises(RuntimeError, match='step 2'):
+    for _ in pipeline.iterate(0, 5):
+      got += 1
+  assert got == 2
+
+
+def test_bad_streams_are_refused(dataset):
+  with pytest.raises(types.InputError, match='divide'):
+    data.Pipeline(dataset, STREAMS, seed=0, process_count=3)
+  object.__setattr__(dataset, 'has_negatives', False)
+  with pytest.raises(types.InputError, match='negatives'):
+    data.Pipeline(dataset, STREAMS, seed=0)
