@@ -25,7 +25,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.method = 'dig'
   config_lib.add_ranker(config)
   config.train.update(dict(
-      retrieval_batch_size=512, retrieval_negatives=4))
+      retrieval_batch_size=384, retrieval_negatives=4))
   config.tokenizer = ml_collections.ConfigDict(dict(
       name='dig', dim=config.model.get_ref('dim'), num_levels=3,
       codebook_size=32,
@@ -37,7 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.loss = ml_collections.ConfigDict(dict(
       rank=1., recall=1., code=1., recon=.1, u2t=.1,
       warmup=.15, freeze=.8, reassign_every=0,
-      sigma=.5, sigma_until=.6, p_mix=.5, address_scale=.1,
+      sigma=.5, sigma_until=.6, p_mix=1., p_mix_ramp=.1, address_scale=.1,
       rank_item='both',  # 'e_v': the ranker does not read the codes.
       u2t_target='own',  # 'bucket': the batch's bucket mean.
       stop_h=False))

@@ -22,18 +22,18 @@ def base_config() -> ml_collections.ConfigDict:
       seed=0,  # Of the planted world and of sampled evaluation negatives.
       dir='',  # Any folder with the three tables; wins over name.
       root='',  # Where names are looked up; default $SIDREC_DATA.
-      history_length=50,
+      history_length=30,
       history='auto',  # 'positive' or 'all' (with what was not clicked).
       cross='all',  # u2i statistics: 'all' or 'none'.
       item_stats=True,  # Item-level and user-level running statistics too.
       split='auto',  # 'temporal' or 'leave_one_out'.
       eval_negatives=4,  # A positive, where the log has no negatives.
       planted=dict(
-          num_users=3000, num_items=1000, events_per_user=35.,
+          num_users=3000, num_items=1000, events_per_user=38.,
           num_top_categories=8, leaves_per_category=4, num_brands=60,
           latent_dim=4, days=14, valid_days=2, test_days=2,
-          u2i_strength=1., repeat_rate=.25, noise=1., static_noise=.1,
-          popularity_exponent=.8, position_effect=.5),
+          u2i_strength=1., repeat_rate=.2, noise=1., static_noise=.05,
+          popularity_exponent=.3, position_effect=.7),
   ))
   config.train = ml_collections.ConfigDict(dict(
       num_steps=-1,  # -1: num_epochs passes over the first stream.
@@ -55,7 +55,8 @@ def base_config() -> ml_collections.ConfigDict:
       beam_size=100,
       batch_size=512,  # Impressions a call when ranking.
       users_per_batch=64,  # Users a call when retrieving.
-      valid_users=1000,  # Retrieval targets while training; 0: all.
+      valid_users=1000,  # Retrieval targets of validation; 0: all.
+      test_users=0,
       monitor={'ranking/auc': 1., 'retrieval/recall@50': 1.},
   ))
   config.checkpoint = ml_collections.ConfigDict(dict(keep=2))
@@ -70,8 +71,8 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
     config: to change in place.
   """
   config.model = ml_collections.ConfigDict(dict(
-      dim=32, id_dim=16, field_dim=8, hidden=64, attention=16,
-      cross_layers=2, cross_rank=32, experts=4, expert_width=32))
+      dim=32, id_dim=16, field_dim=8, hidden=64, attention=8,
+      cross_layers=2, cross_rank=16, experts=4, expert_width=32))
   config.train.rank_negatives = 4  # Where the log has no negatives.
 
 

@@ -135,8 +135,9 @@ def _run_seed(config: ml_collections.ConfigDict, workdir: str, seed: int,
   with contextlib.closing(_writer(run, resumed)) as writer:
     state = fit(run, state, writer, signalled)
   step = max(run.progress.best_step, 0)
-  outcome = {split: run.evaluator.run(state, split)
-             for split in ('valid', 'test')}
+  outcome = {
+      'valid': run.evaluator.run(state, 'valid', config.eval.valid_users),
+      'test': run.evaluator.run(state, 'test', config.eval.test_users)}
   with contextlib.closing(_writer(run, None)) as writer:
     writer.scalars(step, 'test', outcome['test'])
   if run.progress.step_seconds:

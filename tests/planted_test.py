@@ -257,7 +257,8 @@ def test_static_noise_spoils_that_share_of_fields():
 
 @pytest.mark.parametrize('knob, value', [
     ('num_users', 0), ('num_items', 2.5), ('noise', 0.), ('noise', np.nan),
-    ('repeat_rate', 1.1), ('events_per_user', 'many'), ('days', 4)])
+    ('repeat_rate', 1.1), ('num_items', np.inf),
+    ('events_per_user', 'many'), ('days', 4)])
 def test_bad_knob_is_named(knob, value):
   with pytest.raises(types.InputError, match=f'config.data.planted.{knob}'):
     _generate(**{knob: value})

@@ -107,7 +107,6 @@ def trees(
   began = time.perf_counter()
   names = [layout.names[c] for c in columns]
   matrices = {split: rows.matrix[:, columns] for split, rows in parts.items()}
-  # Column names with slashes and colons are not allowed: places instead.
   made = lightgbm.Dataset(
       matrices['train'], parts['train'].label, params=TREES,
       categorical_feature=[

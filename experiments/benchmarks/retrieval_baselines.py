@@ -13,11 +13,11 @@ from sidrec import metrics
 from sidrec.data import history
 
 KS = (5, 10, 50)
-HALF_LIVES_HOURS = (np.inf, 96., 48., 24., 12., 6., 3.)
-ALPHAS, SHRINKS = (.5, .75, 1.), (0., 20., 100., 500.)
-L2S = (30., 100., 300., 1000., 3000.)
+HALF_LIVES_HOURS = (np.inf, 96., 24., 12., 6., 3., 1.5, .75)
+ALPHAS, SHRINKS = (.25, .5, .75), (0., 10., 30., 100., 300.)
+L2S = (100., 300., 1000., 2000., 5000.)
 # (weight of positives from before the log, decay a step back).
-PROFILES = ((1., 1.), (.5, 1.), (1., .9), (1., .8))
+PROFILES = ((1., 1.), (.5, 1.), (.25, 1.), (1., .9), (1., .8), (.5, .9))
 # What users did before the log that counts as positive.
 BEFORE = (history.LONG_VIEWED, history.LIKED)
 

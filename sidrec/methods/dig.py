@@ -62,12 +62,14 @@ class Forward(NamedTuple):
   y_found: [B', C', L] logits of the retrieval path.
   output: the tokenizer's, of all R + N rows.
   vectors: [R + N, D] e_v.
-  guess, u2t: [N, L, X] MLP_u2t's guess and the bucket means.
+  cross: [N, X] u2i of the retrieval rows in standard units.
+  guess, u2t: [N, L, X] MLP_u2t's guess of it and its bucket means.
   """
   y_rank: jax.Array
   y_found: jax.Array
   output: types.TokenizerOutput
   vectors: jax.Array
+  cross: jax.Array
   guess: jax.Array
   u2t: jax.Array
 
@@ -137,7 +139,7 @@ def schedule(dig: Dig, step: jax.Array) -> Now:
       joint=joint, live=(step < dig.freeze).astype(jnp.float32),
       sigma=c.sigma * .5 * (1. + jnp.cos(jnp.pi * noisy)) * (noisy < 1.)
       * joint,
-      p_mix=c.p_mix * jnp.clip(progress, 0., 1.))
+      p_mix=c.p_mix * jnp.clip(progress / max(c.p_mix_ramp, 1e-6), 0., 1.))
 
 
 def _item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
@@ -171,8 +173,10 @@ def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
       jax.lax.stop_gradient(found_h) if dig.config.loss.stop_h else found_h,
       jax.lax.stop_gradient(query)).reshape(b * c, levels, -1)
   flat = lambda a: a.reshape(-1, a.shape[-1])
+  cross = model.normalize(
+      'cross', jnp.concatenate([flat(rank.cross), flat(found.cross)]), True)
   u2t = distill.bucket_mean(
-      flat(found.cross), output.codes[cut:], found.mask.reshape(-1), axis_name)
+      cross[cut:], output.codes[cut:], found.mask.reshape(-1), axis_name)
   rows = (found.row[:, None] * c + jnp.arange(c)[None]).reshape(-1)
   stand_in = distill.mix(
       rng.per_row(rng.stream(key, 'mix'), rows), u2t, guess, now.p_mix)
@@ -184,12 +188,12 @@ def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
       _item_slot(dig, model, x[:cut], output.quantized[:cut, -1], True),
       model.normalize('sid', flat(semantic), True)])
   right = jnp.concatenate([
-      model.normalize('u2i', flat(rank.cross), True),
+      model.normalize('u2i', cross[:cut], True),
       model.normalize('u2t', flat(stand_in), True)])
   logits = model.mix(h, left, right)
   return Forward(
       logits[:cut].reshape(rank.item.shape), logits[cut:].reshape(b, c, levels),
-      output, x, guess, u2t)
+      output, x, cross[cut:], guess, u2t)
 
 
 def loss_fn(dig: Dig, params: types.PyTree, state: types.TrainState,
@@ -255,8 +259,7 @@ def _terms(dig: Dig, out: Forward, params: types.PyTree,
   labels = jnp.broadcast_to(found.label[..., None], out.y_found.shape)
   teacher = out.u2t
   if dig.config.loss.u2t_target == 'own':
-    own = found.cross.reshape(found_mask.shape[0], 1, -1)
-    teacher = jnp.broadcast_to(own, out.guess.shape)
+    teacher = jnp.broadcast_to(out.cross[:, None], out.guess.shape)
   per_code, extra = dig.tokenizer.loss(
       params['tokenizer'], state.codebook, out.vectors, out.output)
   per_recon = losses.mse_per_example(
@@ -289,7 +292,8 @@ def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
     x, history = model.vectors(catalog, [batch.item, batch.history])
     h = model.attend(model.users(batch, history), x)
     return model.logits(
-        h, _item_slot(dig, model, x, semantic, False), batch.cross, 'u2i')
+        h, _item_slot(dig, model, x, semantic, False),
+        model.normalize('cross', batch.cross, False), 'u2i')
   return _serve(dig, state, fn)
 
 
@@ -300,9 +304,7 @@ def _prefix_logits(dig: Dig, model: ranker.Ranker, state: types.TrainState,
   h = model.attend(users, e)
   u2i = model.u2t(h, e)
   if not dig.config.eval.use_u2t:
-    # Control arm: the mean of the slot, that is, nothing known.
-    mean = state.batch_stats['slots_u2t']['BatchNorm_0']['mean']
-    u2i = jnp.broadcast_to(mean, u2i.shape)
+    u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
   return model.logits(h, model.normalize('sid', e, False), u2i, 'u2t')
 
 

@@ -66,7 +66,8 @@ def loss_fn(config: ml_collections.ConfigDict, data: types.DataSpec,
     return model.mix(
         model.normalize('user', flat(h), True),
         model.normalize('item', flat(x), True),
-        model.normalize('u2i', flat(batch.cross), True))
+        model.normalize(
+            'u2i', model.normalize('cross', flat(batch.cross), True), True))
 
   logits, updated = ranker.make(config.model, data, axis_name).apply(
       {'params': params['tower'], 'batch_stats': state.batch_stats},
@@ -89,7 +90,8 @@ def score(config: ml_collections.ConfigDict, data: types.DataSpec,
     x, history = model.vectors(catalog, [batch.item, batch.history])
     h = model.attend(model.users(batch, history), x)
     return model.logits(
-        h, model.normalize('item', x, False), batch.cross, 'u2i')
+        h, model.normalize('item', x, False),
+        model.normalize('cross', batch.cross, False), 'u2i')
   return ranker.make(config.model, data).apply(
       {'params': state.params['tower'], 'batch_stats': state.batch_stats},
       method=fn)

@@ -101,14 +101,19 @@ class TargetAttention(nn.Module):
     of_query = nn.Dense(self.hidden, use_bias=False, name='query')(query)
     kernel = self.param(
         'product', nn.initializers.lecun_normal(), (dim, self.hidden))
-    # [B, C, D, hidden] x [B, T, D]: q * k enters only through this product.
-    weighted = query[..., :, None] * kernel[None, None]
-    unit = jnp.einsum('btd,bcdh->bcth', keys, weighted)
-    unit = unit + of_key[:, None] + of_query[:, :, None]
-    weight = nn.Dense(1, name='weight')(nn.silu(unit))[..., 0]
+    # q * k enters only through its product with `kernel`, so the unit is one
+    # matrix product a user: [T, D] x [D, C * hidden].
+    (b, t, _), c = keys.shape, query.shape[1]
+    weighted = jnp.swapaxes(query, 1, 2)[..., None] * kernel[None, :, None]
+    unit = jnp.matmul(keys, weighted.reshape(b, dim, c * self.hidden))
+    unit = unit.reshape(b, t, c, self.hidden)
+    unit = unit + of_key[:, :, None] + of_query[:, None]
+    out = self.param(
+        'weight', nn.initializers.lecun_normal(), (self.hidden, 1))
+    weight = jnp.sum(nn.silu(unit) * out[None, None, None, :, 0], -1)
     length = jnp.maximum(jnp.sum(mask, -1), 1.)
-    weight = weight * mask[:, None] * jax.lax.rsqrt(length)[:, None, None]
-    return jnp.einsum('bct,btd->bcd', weight, keys)
+    weight = weight * (mask * jax.lax.rsqrt(length)[:, None])[..., None]
+    return jnp.matmul(jnp.swapaxes(weight, 1, 2), keys)
 
 
 class CrossNetwork(nn.Module):
@@ -153,13 +158,16 @@ class BatchNorm(nn.Module):
 
   axis_name: data-parallel axis, or None on one device.
   momentum: of the running statistics.
+  affine: whether a learned scale and bias follow.
   """
   axis_name: str | None
-  momentum: float = 0.99
+  momentum: float = 0.95
+  affine: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Normalizes [N, D] over N (and over devices when training)."""
     return nn.BatchNorm(
         use_running_average=not train, momentum=self.momentum,
+        use_scale=self.affine, use_bias=self.affine,
         axis_name=self.axis_name if train else None)(x)

@@ -104,9 +104,12 @@ class Ranker(nn.Module):
     self.cross = layers.CrossNetwork(self.cross_layers, self.cross_rank)
     self.moe = layers.MixtureOfExperts(self.experts, self.expert_width)
     self.head = nn.Dense(1)
-    norm = lambda: layers.BatchNorm(self.axis_name)
+    # u2i statistics come in counts and hours: everything downstream, and the
+    # distance that MLP_u2t is trained on, sees them in standard units, by the
+    # slot 'cross'.
     self.slots = {
-        name: norm() for name in ('user', 'item', 'rsid', 'u2i', 'sid', 'u2t')}
+        name: layers.BatchNorm(self.axis_name, affine=name != 'cross')
+        for name in ('user', 'item', 'rsid', 'u2i', 'sid', 'u2t', 'cross')}
 
   @property
   def num_cross(self) -> int:
@@ -169,7 +172,8 @@ class Ranker(nn.Module):
     Args:
       h: [..., 3 D] of `attend`.
       item: [..., D], normalized already.
-      u2i: [..., X] raw statistics, or what stands in for them.
+      u2i: [..., X] statistics in standard units (slot 'cross'), or what
+        stands in for them.
       slot: 'u2i' or 'u2t', whose batch norm reads `u2i`.
 
     Returns:
@@ -201,6 +205,7 @@ class Ranker(nn.Module):
     guess = self.u2t(h, x)
     for slot in ('rsid', 'sid'):
       self.normalize(slot, x, False)
+    self.normalize('cross', batch.cross, False)
     self.normalize('u2t', guess, False)
     return self.logits(h, self.normalize('item', x, False), guess, 'u2i')
 

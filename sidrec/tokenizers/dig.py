@@ -24,6 +24,7 @@ import numpy as np
 from sidrec import types
 from sidrec.tokenizers import balance
 from sidrec.tokenizers import base
+from sidrec.tokenizers import noise as noise_lib
 
 _GAP_FLOOR = 1e-6
 _COUNT_FLOOR = 1e-8  # Below it a codeword has no recent items: keep it.
@@ -130,30 +131,6 @@ def _top_two_gap(dist: jax.Array) -> jax.Array:
   return jnp.min(others, -1) - jnp.min(dist, -1)
 
 
-def _scramble(x: jax.Array) -> jax.Array:
-  """Mixes the bits of uint32 (multiply and xor-shift, a bijection)."""
-  for shift, factor in ((16, 0x7feb352d), (15, 0x846ca68b)):
-    x = (x ^ (x >> shift)) * jnp.uint32(factor)
-  return x ^ (x >> 16)
-
-
-def _gumbel(key: jax.Array, item: jax.Array, shape: tuple[int, int]
-            ) -> jax.Array:
-  """Draws noise [B, *shape] that depends on the key and the item id only.
-
-  A hash of (key, item, position), since a key of its own for each row costs
-  more than the rest of the quantizer on a CPU.
-  """
-  words = jax.random.bits(key, (2,), jnp.uint32)
-  row = _scramble(item.astype(jnp.uint32) ^ words[0])
-  place = jnp.arange(shape[0] * shape[1], dtype=jnp.uint32)
-  place = _scramble(place * jnp.uint32(0x9e3779b9) ^ words[1])
-  bits = _scramble(_scramble(row[:, None] ^ place[None]) + row[:, None])
-  # 23 bits and a half: neither 0 nor 1 once rounded to float32.
-  uniform = ((bits >> 9).astype(jnp.float32) + .5) * 2.**-23
-  return -jnp.log(-jnp.log(uniform)).reshape(-1, *shape)
-
-
 def _init(
     s: _Settings, key: jax.Array, sample: jax.Array
 ) -> tuple[types.PyTree, types.PyTree]:
@@ -227,22 +204,16 @@ def _encode(
   address = _address(s, params, codebook)
   address = jnp.where(live > 0, address, sg(address))
   near = jnp.argmin(_sqdist(x, address[0]), -1)
-  hot = jnp.zeros(near.shape, bool)
-  gumbel = None
+  hot, gumbel = jnp.zeros(near.shape, bool), None
   if s.trained and key is not None and item is not None:
-    hot = (codebook['usage'][near] > s.usage_ratio / s.codebook_size) & (
-        sigma > 0)
-    gumbel = sigma * hot[:, None, None] * _gumbel(
+    share = codebook['usage'][near]
+    hot = (share > s.usage_ratio / s.codebook_size) & (sigma > 0)
+    gumbel = sigma * hot[:, None, None] * noise_lib.gumbel(
         key, item, (s.num_levels, s.codebook_size))
-  total = jnp.zeros_like(x)
+  residual, total, levels = x, jnp.zeros_like(x), []
   if s.ste_recall and not s.trained:
     total = x - sg(x)
-  residual, flip = x, jnp.zeros(near.shape, bool)
-  commit, book = jnp.zeros(near.shape), jnp.zeros(near.shape)
-  out = {name: [] for name in (
-      'codes', 'quantized', 'residuals', 'logits', 'entropy', 'gaps')}
   for level in range(s.num_levels):
-    out['residuals'].append(residual)
     dist = _sqdist(residual, address[level])
     logits = -dist / jnp.maximum(sg(codebook['gap'][level]), _GAP_FLOOR)
     stored = (jnp.argmin(dist, -1) if item is None
@@ -251,29 +222,47 @@ def _encode(
     if gumbel is not None:
       logits += gumbel[:, level]
       code = _forward_code(s, stored, jnp.argmax(logits, -1), hot, sigma)
-    soft, entropy = _soft(s, logits, live)
-    total = total + params['semantic'][level][code]
-    if s.trained and not s.cut_path:
-      total = total + (soft - sg(soft)) @ sg(params['semantic'][level])
+    step, entropy = _read(s, params['semantic'][level], code, logits, live)
+    total = total + step
     word = address[level][code]
-    commit += jnp.mean(jnp.square(sg(word) - residual), -1)
-    if s.trained:
-      book += jnp.mean(jnp.square(word - sg(residual)), -1)
+    levels.append(dict(
+        codes=code.astype(jnp.int32), quantized=total, residuals=residual,
+        logits=logits, entropy=entropy, gaps=_top_two_gap(dist),
+        flip=code != stored,
+        commit=jnp.mean(jnp.square(sg(word) - residual), -1),
+        book=jnp.mean(jnp.square(word - sg(residual)), -1)))
     residual = residual - sg(word)
-    flip |= code != stored
-    for name, value in (
-        ('codes', code.astype(jnp.int32)), ('quantized', total),
-        ('logits', logits), ('entropy', entropy),
-        ('gaps', _top_two_gap(dist))):
-      out[name].append(value)
-  out = {name: jnp.stack(values, 1) for name, values in out.items()}
+  out = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *levels)
   cold = 1. - hot
-  aux = sg(dict(
-      near=near.astype(jnp.int32), hot=hot.astype(jnp.float32),
-      flip=flip.astype(jnp.float32), entropy=out.pop('entropy'),
-      gaps=out.pop('gaps'), live=jnp.broadcast_to(live, near.shape)))
-  aux.update(commit=commit * cold, book=book * cold)
+  aux = dict(
+      commit=cold * jnp.sum(out.pop('commit'), 1),
+      book=cold * jnp.sum(out.pop('book'), 1) * s.trained,
+      **sg(dict(
+          near=near.astype(jnp.int32), hot=hot.astype(jnp.float32),
+          flip=jnp.any(out.pop('flip'), 1).astype(jnp.float32),
+          entropy=out.pop('entropy'), gaps=out.pop('gaps'),
+          live=jnp.broadcast_to(live, near.shape))))
   return types.TokenizerOutput(**out, aux=aux)
+
+
+def _read(
+    s: _Settings, semantic: jax.Array, code: jax.Array, logits: jax.Array,
+    live: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Reads [B, D] from a level's table; also the entropy [B] of p.
+
+  The value is that of the code; the gradient goes to it and, through the soft
+  assignment p, to whatever the logits depend on.
+  """
+  sg = jax.lax.stop_gradient
+  log_p = jax.nn.log_softmax(logits / s.tau, -1)
+  soft = jnp.exp(log_p)
+  entropy = -jnp.sum(jnp.where(soft > 0, soft * log_p, 0.), -1)
+  value = semantic[code]
+  if s.trained and not s.cut_path:
+    soft = jnp.where(live > 0, soft, sg(soft))
+    value = value + (soft - sg(soft)) @ sg(semantic)
+  return value, entropy
 
 
 def _forward_code(
@@ -285,16 +274,6 @@ def _forward_code(
   if s.forward_code == 'mixed':
     return jnp.where(hot, sampled, stored)
   return jnp.where(sigma > 0, sampled, stored)
-
-
-def _soft(
-    s: _Settings, logits: jax.Array, live: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Soft assignment p [B, K], cut where the codes are frozen, and entropy."""
-  log_p = jax.nn.log_softmax(logits / s.tau, -1)
-  soft = jnp.exp(log_p)
-  entropy = -jnp.sum(jnp.where(soft > 0, soft * log_p, 0.), -1)
-  return jnp.where(live > 0, soft, jax.lax.stop_gradient(soft)), entropy
 
 
 def _loss(
