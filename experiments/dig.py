@@ -1,6 +1,6 @@
 """Does training the tokenizer inside the ranker give both tasks at once?
 
-    python -m sidrec.main --config=experiments/dig.py --workdir=/tmp/dig
+    python -m sidrec.main --config=experiments/dig.py --workdir=runs/dig
 
 The main job: DIG (arXiv 2605.14853) on the planted world.
 """
@@ -39,6 +39,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       warmup=.15, freeze=.8, reassign_every=0,
       sigma=.5, sigma_until=.6, p_mix=1., p_mix_ramp=.1, address_scale=.1,
       rank_item='both',  # 'e_v': the ranker does not read the codes.
+      leaf_scale=1.,  # Learning rate of leaf ids, in units of the others'.
+      leaf='item',  # 'tokens': the last level reads token embeddings too.
       u2t_target='own',  # 'bucket': the batch's bucket mean.
       stop_h=False))
   config.eval.update(dict(

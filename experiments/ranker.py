@@ -1,6 +1,6 @@
 """What does the same tower reach without a tokenizer (DIG's "Base")?
 
-    python -m sidrec.main --config=experiments/ranker.py --workdir=/tmp/ranker
+    python -m sidrec.main --config=experiments/ranker.py --workdir=runs/ranker
 """
 
 import ml_collections

@@ -74,6 +74,7 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
       dim=32, id_dim=16, field_dim=8, hidden=64, attention=8,
       cross_layers=2, cross_rank=16, experts=4, expert_width=32))
   config.train.rank_negatives = 4  # Where the log has no negatives.
+  config.train.pair_weight = 0.  # Of pairs of one user's exposures.
 
 
 def parse_arg(

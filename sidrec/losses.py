@@ -93,6 +93,37 @@ def commitment(vector: types.Array, quantized: types.Array) -> jax.Array:
   return mse_per_example(vector, jax.lax.stop_gradient(quantized))
 
 
+def pairwise_within_user(
+    logits: types.Array, labels: types.Array, user: types.Array,
+    axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+  """Computes the logistic loss of pairs of one user's rows.
+
+  GAUC is the share of such pairs that are in order; this is its smooth form.
+
+  Args:
+    logits: [B] float.
+    labels: [B] in {0, 1}.
+    user: [B] int32; rows pair up across all devices of the axis.
+    axis_name: the mapped axis, or None.
+
+  Returns:
+    (per_example [B] in nats, the mean over the user's negatives of
+    softplus(negative - positive) for a positive row; mask [B], 1 = a positive
+    row whose user has a negative in the batch).
+  """
+  chex.assert_rank([logits, labels, user], 1)
+  chex.assert_equal_shape([logits, labels, user])
+  gather = lambda x: x if axis_name is None else jax.lax.all_gather(
+      x, axis_name, tiled=True)
+  other, other_label, other_user = gather(logits), gather(labels), gather(user)
+  pair = ((user[:, None] == other_user[None]) & (labels[:, None] > .5)
+          & (other_label[None] < .5)).astype(jnp.float32)
+  loss = jax.nn.softplus(other[None].astype(jnp.float32) - logits[:, None])
+  count = jnp.sum(pair, -1)
+  mean = jnp.sum(loss * pair, -1) / jnp.maximum(count, 1.)
+  return mean, (count > 0).astype(jnp.float32)
+
+
 def reduce(
     per_example: types.Array,
     mask: types.Array | None = None,

@@ -1,6 +1,6 @@
 """Starts a run: flags and process start-up only.
 
-    python -m sidrec.main --config=experiments/dig.py --workdir=/tmp/dig
+    python -m sidrec.main --config=experiments/dig.py --workdir=runs/dig
 """
 
 import logging as std_logging

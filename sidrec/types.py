@@ -160,10 +160,13 @@ class StreamSpec:
   batch_size: rows B of the *global* batch.
   negatives: items drawn uniformly from the catalog for each row; candidate 0
     is the event's own item, so C = 1 + negatives.
+  by_user: a user's events stand together, in the order of time (for losses
+    over pairs of one user's rows); users are shuffled, not events.
   """
   examples: str
   batch_size: int
   negatives: int = 0
+  by_user: bool = False
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)

@@ -141,8 +141,13 @@ class Pipeline:
     """Returns the order of one epoch; the last one of a stream is kept."""
     kept = self._order.get(name)
     if kept is None or kept[0] != epoch:
-      order = self._generator(name, 'order', epoch).permutation(
-          len(self._events[name]))
+      draw = self._generator(name, 'order', epoch)
+      if self._streams[name].by_user:
+        user = self._dataset.event_user[self._events[name]]
+        place = draw.permutation(self._dataset.spec.num_users)
+        order = np.argsort(place[user], kind='stable')
+      else:
+        order = draw.permutation(len(self._events[name]))
       kept = self._order[name] = (epoch, order)
     return kept[1]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from sidrec import losses
 from sidrec import types
 
 
@@ -158,8 +159,34 @@ def ranking_streams(
   train = config.train
   streams = {'rank': types.StreamSpec(
       'impressions', train.batch_size,
-      0 if data.has_negatives else train.rank_negatives)}
+      0 if data.has_negatives else train.rank_negatives,
+      by_user=config.train.pair_weight > 0)}
   if retrieval:
     streams['retrieval'] = types.StreamSpec(
         'positives', train.retrieval_batch_size, train.retrieval_negatives)
   return streams
+
+
+def rank_loss(
+    config: ml_collections.ConfigDict, logits: jax.Array, batch: types.Batch,
+    axis_name: str | None) -> jax.Array:
+  """Cross-entropy over exposures, and over pairs of one user's exposures.
+
+  Args:
+    config: the whole configuration; `train.pair_weight` mixes the pairs in.
+    logits: [B, C] of the ranking path.
+    batch: the exposures.
+    axis_name: data-parallel axis or None.
+
+  Returns:
+    This device's share of the global mean.
+  """
+  loss = losses.reduce(
+      losses.sigmoid_bce(logits, batch.label), batch.mask, axis_name)
+  weight = config.train.pair_weight
+  if weight:
+    user = jnp.broadcast_to(batch.user[:, None], logits.shape)
+    loss += weight * losses.reduce(*losses.pairwise_within_user(
+        logits.reshape(-1), batch.label.reshape(-1), user.reshape(-1),
+        axis_name), axis_name)
+  return loss

@@ -110,7 +110,8 @@ def make(
   return base.Method(
       init=functools.partial(init, dig),
       optimizer=base.make_optimizer(
-          config.train, num_steps, {'address': live}, ranker.TABLES),
+          config.train, num_steps,
+          {'address': live, 'leaf_id': config.loss.leaf_scale}, ranker.TABLES),
       phases=(phase,),
       score=functools.partial(score, dig),
       token_score=functools.partial(token_score, dig),
@@ -164,6 +165,10 @@ def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
       noise=now.sigma, live=now.live)
   cut, (b, c) = rank.item.size, found.item.shape
   semantic = output.quantized[cut:]                              # [N, L, D]
+  if dig.config.loss.leaf == 'item':
+    leaf = model.leaves(x[cut:], item[cut:])
+    semantic = jnp.concatenate([semantic[:, :-1], leaf[:, None]], 1)
+    found_history = model.leaves(found_history, found.history)
   levels, dim = semantic.shape[1:]
   query = semantic.reshape(b, c * levels, dim)
   rank_h = model.attend(
@@ -266,7 +271,7 @@ def _terms(dig: Dig, out: Forward, params: types.PyTree,
       out.output.quantized[:, -1], jax.lax.stop_gradient(out.vectors))
   per_u2t = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
   terms = {
-      'rank': mean(losses.sigmoid_bce(out.y_rank, rank.label), rank.mask),
+      'rank': base.rank_loss(dig.config, out.y_rank, rank, axis_name),
       'recall': mean(losses.sigmoid_bce(out.y_found, labels), keep),
       'code': mean(per_code, every),
       'recon': mean(per_recon, every),
@@ -297,10 +302,9 @@ def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   return _serve(dig, state, fn)
 
 
-def _prefix_logits(dig: Dig, model: ranker.Ranker, state: types.TrainState,
-                   users: Any, codes: jax.Array) -> jax.Array:
-  """Level scores [B, C] of prefixes [B, C, l]; u2i is unknown here."""
-  e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any
+                   ) -> jax.Array:
+  """Level scores [B, C] of prefix embeddings [B, C, D]; u2i is unknown."""
   h = model.attend(users, e)
   u2i = model.u2t(h, e)
   if not dig.config.eval.use_u2t:
@@ -314,10 +318,22 @@ def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   codes = dig.tokenizer.codes(state.codebook)[batch.item]
 
   def fn(model: ranker.Ranker) -> jax.Array:
-    history, = model.vectors(catalog, [batch.history])
-    return _prefix_logits(
-        dig, model, state, model.users(batch, history), codes)
+    e, history = model.vectors(catalog, [batch.item, batch.history])
+    if dig.config.loss.leaf == 'tokens':
+      e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+    else:
+      e = model.leaves(e, batch.item)
+      history = model.leaves(history, batch.history)
+    return _prefix_logits(dig, model, e, model.users(batch, history))
   return _serve(dig, state, fn)
+
+
+def _code_key(codes: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+  """Numbers whole codes [..., L] in lexicographic order: [...] uint32."""
+  key = jnp.zeros(codes.shape[:-1], jnp.uint32)
+  for level, size in enumerate(sizes):
+    key = key * jnp.uint32(size) + codes[..., level].astype(jnp.uint32)
+  return key
 
 
 def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
@@ -337,17 +353,32 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   Returns:
     Beams [B, W], scores are logits of the last level.
   """
+  sizes = dig.tokenizer.codebook_sizes
+  item_leaf = dig.config.loss.leaf == 'item'
+  # A whole code names one item: items in the order of their codes.
+  keys = _code_key(dig.tokenizer.codes(state.codebook), sizes)
+  item = jnp.argsort(keys)
+  keys = keys[item]
+
   def fn(model: ranker.Ranker) -> types.Beams:
     history, = model.vectors(catalog, [batch.history])
+    leaves = None
+    if item_leaf:
+      leaves = model.leaves(model.items(catalog.features, item), item)
+      history = model.leaves(history, batch.history)
     users = model.users(batch, history)
 
     def logits_fn(prefix: jax.Array, child: jax.Array, carry: Any):
       b, w, m = child.shape
       head = jnp.broadcast_to(prefix[:, :, None], (b, w, m, prefix.shape[-1]))
       codes = jnp.concatenate([head, child[..., None]], -1)
-      out = _prefix_logits(
-          dig, model, state, users, codes.reshape(b, w * m, -1))
-      return out.reshape(b, w, m), carry
+      codes = codes.reshape(b, w * m, -1)
+      if item_leaf and codes.shape[-1] == len(sizes):
+        place = jnp.searchsorted(keys, _code_key(codes, sizes))
+        e = leaves[jnp.minimum(place, item.shape[0] - 1)]
+      else:
+        e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+      return _prefix_logits(dig, model, e, users).reshape(b, w, m), carry
 
     return decode.beam_search(
         logits_fn, trie, beam_size=beam_size, branching=branching,

@@ -10,7 +10,6 @@ from typing import Any, Mapping
 import jax
 import ml_collections
 
-from sidrec import losses
 from sidrec import rng
 from sidrec import types
 from sidrec.methods import base
@@ -72,9 +71,8 @@ def loss_fn(config: ml_collections.ConfigDict, data: types.DataSpec,
   logits, updated = ranker.make(config.model, data, axis_name).apply(
       {'params': params['tower'], 'batch_stats': state.batch_stats},
       method=fn, mutable=['batch_stats'])
-  loss = losses.reduce(
-      losses.sigmoid_bce(logits.reshape(batch.item.shape), batch.label),
-      batch.mask, axis_name)
+  loss = base.rank_loss(
+      config, logits.reshape(batch.item.shape), batch, axis_name)
   metrics: dict[str, Any] = {'loss': loss, 'loss/rank': loss}
   if axis_name is not None:
     metrics = jax.lax.psum(metrics, axis_name)

@@ -92,6 +92,11 @@ class Ranker(nn.Module):
     self.encoder = ItemEncoder(
         self.data.items, self.data.num_items, self.dim, self.id_dim,
         self.field_dim, self.hidden)
+    # The ranking loss overfits item ids within an epoch, retrieval needs them
+    # for longer: it adds a table of its own to e_v.
+    self.leaf = self.param(
+        'leaf_id', nn.initializers.normal(0.01),
+        (self.data.num_items, self.dim))
     self.request = layers.FeatureEncoder(
         self.data.request, self.field_dim, self.dim)
     self.request_mlp = layers.MLP((self.hidden, self.dim))
@@ -120,6 +125,18 @@ class Ranker(nn.Module):
       self, features: types.FeatureTable, item: jax.Array) -> jax.Array:
     """Returns e_v [..., D] of items [...]."""
     return self.encoder(features, item)
+
+  def leaves(self, vectors: jax.Array, item: jax.Array) -> jax.Array:
+    """Returns what the retrieval path reads of whole items: e_v + leaf id.
+
+    Args:
+      vectors: [..., D] e_v.
+      item: [...] int32 their ids.
+
+    Returns:
+      [..., D].
+    """
+    return vectors + self.leaf[item]
 
   def users(
       self, batch: types.Batch, history: jax.Array) -> dict[str, jax.Array]:
@@ -202,7 +219,7 @@ class Ranker(nn.Module):
     """Runs every part once, so that `init` creates all parameters."""
     x, history = self.vectors(catalog, [batch.item, batch.history])
     h = self.attend(self.users(batch, history), x)
-    guess = self.u2t(h, x)
+    guess = self.u2t(h, self.leaves(x, batch.item))
     for slot in ('rsid', 'sid'):
       self.normalize(slot, x, False)
     self.normalize('cross', batch.cross, False)
