@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 
 from sidrec import types
+from sidrec.data import collaborative
 from sidrec.data import cross
 from sidrec.data import dataset
 from sidrec.data import features
@@ -62,6 +63,11 @@ def build(
       len(user_ids))
   item_spec, item_table, request_spec, users, context = _make_features(
       tables, user_ids, split == splits.TRAIN, where)
+  if before is not None and config.history_vectors:
+    held_out = np.searchsorted(times, time[split != splits.TRAIN].min())
+    item_spec, item_table = collaborative.append(
+        item_spec, item_table, collaborative.item_vectors(
+            before, len(item_ids), config.history_vectors, held_out))
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
   notes = [split_note, f'history {kind}, at most {config.history_length}']
@@ -95,7 +101,8 @@ def _check_config(config: ml_collections.ConfigDict) -> None:
       raise types.InputError(
           f'config.data.{key}: {config[key]!r} must be one of '
           f'{", ".join(values)}')
-  for key, least in (('history_length', 1), ('eval_negatives', 0)):
+  for key, least in (('history_length', 1), ('eval_negatives', 0),
+                     ('history_vectors', 0)):
     if config[key] < least:
       raise types.InputError(
           f'config.data.{key}: {config[key]} must be at least {least}')

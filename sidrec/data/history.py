@@ -42,7 +42,8 @@ def before(
 
   Args:
     histories: after `tables.check`; `exposed` is the sequence where there is
-      one, else the first list column; other lists are subsets of it.
+      one, else the first list column; other lists say more of its items, and
+      what only they hold is older.
     user: [rows] int32 user of each row.
     rank: [rows] int64 rank of the time of each row (`until`).
     item_ids: [V] original ids.
@@ -62,9 +63,11 @@ def before(
     return rows, order[found].astype(np.int32)
 
   row, item = flatten(main)
-  key = row.astype(np.int64) * len(item_ids) + item
   # A list without subsets says only that the user chose these items.
   subsets = [name for name, _ in _SUBSETS if name in names and name != main]
+  row, item = _with_older(row, item, [flatten(n) for n in subsets],
+                          len(item_ids))
+  key = row.astype(np.int64) * len(item_ids) + item
   action = np.full(
       len(row), EXPOSED if subsets or main == 'exposed' else POSITIVE, np.int32)
   positive = np.ones(len(row), bool)
@@ -79,6 +82,25 @@ def before(
   return Before(
       user=user[row].astype(np.int32), item=item, rank=rank[row],
       action=action, positive=positive, has_positives=bool(subsets))
+
+
+def _with_older(
+    row: np.ndarray, item: np.ndarray,
+    subsets: Sequence[tuple[np.ndarray, np.ndarray]], num_items: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Puts what only a subset lists in front of each row's sequence.
+
+  Lists are often capped one by one: an item that was liked but is not among
+  the last exposures was exposed before all of them.
+  """
+  for sub_row, sub_item in subsets:
+    key = row.astype(np.int64) * num_items + item
+    extra = ~_is_in(sub_row.astype(np.int64) * num_items + sub_item, key)
+    row = np.concatenate([sub_row[extra], row])
+    item = np.concatenate([sub_item[extra], item])
+    order = np.argsort(row, kind='stable')
+    row, item = row[order], item[order]
+  return row, item
 
 
 def _is_in(keys: np.ndarray, members: np.ndarray) -> np.ndarray:

@@ -159,14 +159,20 @@ class Ranker(nn.Module):
 
   def attend(
       self, users: dict[str, jax.Array], query: jax.Array) -> jax.Array:
-    """Returns h [B, C, 3 D]: DIN of each query [B, C, D], and the request."""
+    """Returns h [B, C, 5 D] of queries [B, C, D].
+
+    DIN of each query, the request, and the products of query and history:
+    their sum is the similarity that a low-rank cross layer would have to find.
+    """
     pooled = self.din(users['keys'], users['mask'], query)
     request = jnp.broadcast_to(
         users['request'][:, None], (*query.shape[:2], 2 * self.dim))
-    return jnp.concatenate([pooled, request], -1)
+    mean = request[..., self.dim:]
+    return jnp.concatenate(
+        [pooled, pooled * query, mean * query, request], -1)
 
   def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array:
-    """MLP_u2t: predicts u2i from h [..., 3 D] and e_sid [..., D]: [..., X]."""
+    """MLP_u2t: predicts u2i from h [..., 5 D] and e_sid [..., D]: [..., X]."""
     out = self.to_u2t(jnp.concatenate([h, prefix], -1))
     return out[..., :self.num_cross]
 
@@ -187,7 +193,7 @@ class Ranker(nn.Module):
     """Serving form of `mix`: running statistics, any leading axes.
 
     Args:
-      h: [..., 3 D] of `attend`.
+      h: [..., 5 D] of `attend`.
       item: [..., D], normalized already.
       u2i: [..., X] statistics in standard units (slot 'cross'), or what
         stands in for them.

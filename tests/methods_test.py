@@ -1,0 +1,357 @@
+"""One suite over every method that the package holds; more on DIG below."""
+
+import functools
+import math
+import types as python_types
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sidrec import data
+from sidrec import methods
+from sidrec import parallel
+from sidrec import train
+from sidrec import trie
+from sidrec import types
+from sidrec.data import pipeline
+from sidrec.methods import base
+from tests import tiny_run
+
+NAMES = methods.names()
+STEPS, BEAMS, ROWS, CANDIDATES = 12, 8, 8, 5
+
+
+@functools.cache
+def _dataset():
+  return data.load(tiny_run.config('popularity').data, 0)
+
+
+def _after_hooks(method, state, dataset):
+  """The host hooks of step 0, as the trainer runs them."""
+  for hook in (h for p in method.phases[:1] for h in p.hooks if h.at(0)):
+    state, metrics = hook.fn(
+        jax.tree.map(np.array, state), dataset.catalog, 0)
+    assert all(math.isfinite(v) for v in metrics.values())
+  return state
+
+
+@functools.cache
+def _world(name, **changes):
+  """A method with codes from the first step on, and batches for it."""
+  if name == 'dig':
+    changes = {'loss__warmup': 0., **changes}
+  config, dataset = tiny_run.config(name, **changes), _dataset()
+  method = methods.get(name).make(config, dataset.spec, STEPS)
+  fresh = jax.jit(functools.partial(base.init_state, method))(
+      jax.random.key(0), dataset.catalog)
+  batches = []
+  for phase in method.phases[:1]:
+    reader = pipeline.Pipeline(dataset, phase.streams, seed=0)
+    batches = [reader.batch(step) for step in range(3)]
+  draw = np.random.default_rng(0)
+  items = np.stack([
+      draw.permutation(dataset.spec.num_items)[:CANDIDATES]
+      for _ in range(ROWS)]).astype(np.int32)
+  jit = lambda fn, **kwargs: None if fn is None else jax.jit(fn, **kwargs)
+  return python_types.SimpleNamespace(
+      config=config, method=method, fresh=fresh, batches=batches,
+      state=_after_hooks(method, fresh, dataset), catalog=dataset.catalog,
+      request=_request(items), num_items=dataset.spec.num_items,
+      score=jit(method.score), token_score=jit(method.token_score),
+      retrieve=jit(method.retrieve, static_argnames=(
+          'beam_size', 'branching')))
+
+
+def _request(items):
+  """Candidates [B, C] of the first B exposures of the validation split."""
+  dataset = _dataset()
+  events = dataset.examples('valid', 'impressions')[:len(items)]
+  return dataset.assemble(events, items, np.zeros(items.shape, np.float32))
+
+
+def _retrieve(world, batch, beam_size=BEAMS):
+  """Retrieves with the trie as an argument, as the evaluator does."""
+  tree, branching = None, ()
+  if world.method.codes is not None:
+    tree, branching = trie.pad(
+        trie.build(np.asarray(world.method.codes(world.state))),
+        world.method.codebook_sizes)
+  return jax.device_get(world.retrieve(
+      world.state, world.catalog, batch, tree, beam_size=beam_size,
+      branching=branching))
+
+
+@pytest.fixture(name='world', params=NAMES)
+def _world_fixture(request):
+  return _world(request.param)
+
+
+def test_names():
+  assert {'dig', 'popularity', 'ranker'} <= set(NAMES) and 'base' not in NAMES
+  with pytest.raises(types.InputError, match='config.method') as error:
+    methods.get('digg')
+  assert all(name in str(error.value) for name in NAMES)
+
+
+def test_make_and_init(world):
+  method = world.method
+  assert isinstance(method, base.Method)
+  assert sum(p.num_steps for p in method.phases) in (0, STEPS)
+  for phase in method.phases:
+    assert phase.streams and isinstance(phase, base.Phase)
+    assert all(isinstance(hook, base.Hook) for hook in phase.hooks)
+  assert int(world.fresh.step) == 0
+  chex.assert_tree_all_finite(world.fresh)
+  # A hook changes values, never what was compiled for.
+  chex.assert_trees_all_equal_shapes_and_dtypes(world.fresh, world.state)
+  leaves = jax.tree.leaves(world.fresh)
+  assert not any(leaf.dtype == np.float64 for leaf in map(np.asarray, leaves))
+
+
+def _run(world, mapped, optimizer=None, num_steps=3):
+  """The trainer's step over the global batches; (state, metrics) on host."""
+  phase, = world.method.phases
+  state, optimizer = world.state, optimizer or world.method.optimizer
+  state = state.replace(opt_state=optimizer.init(state.params))
+  step_fn = mapped.map_step(train.make_train_step(phase, optimizer, seed=0))
+  state, catalog = mapped.place(state), mapped.place(world.catalog)
+  history = []
+  for batches in world.batches[:num_steps]:
+    shards = {k: mapped.shard(v) for k, v in batches.items()}
+    state, metrics = step_fn(state, catalog, shards)
+    history.append(mapped.to_host(metrics))
+  return mapped.to_host(state), history
+
+
+@functools.cache
+def _trained(name, wrapper, shards):
+  devices = jax.devices()[:1 if wrapper == 'vmap' else shards]
+  mapped = parallel.make(
+      wrapper, devices, shards if wrapper == 'vmap' else None)
+  return _run(_world(name), mapped)
+
+
+def test_a_step_learns_and_keeps_its_shapes(world, request):
+  if not world.method.phases:
+    assert world.method.score is not None or world.method.retrieve is not None
+    return
+  name = request.node.callspec.params['world']
+  state, history = _trained(name, 'vmap', 4)
+  assert int(state.step) == 3
+  chex.assert_trees_all_equal_shapes_and_dtypes(state, world.state)
+  chex.assert_tree_all_finite((state.params, state.batch_stats))
+  for metrics in history:
+    assert 'loss' in metrics
+    assert all(np.shape(v) == () and math.isfinite(v)
+               for v in metrics.values())
+  moved = jax.tree.map(
+      lambda a, b: (np.asarray(a) != np.asarray(b)).any(), state.params,
+      world.state.params)
+  assert np.mean(jax.tree.leaves(moved)) > .7
+
+
+def test_scores(world):
+  method, request = world.method, world.request
+  for fn, have in ((world.score, method.score),
+                   (world.token_score, method.token_score)):
+    if have is None:
+      assert fn is None
+      continue
+    score = np.asarray(fn(world.state, world.catalog, request))
+    assert score.shape == (ROWS, CANDIDATES) and score.dtype == np.float32
+    assert np.isfinite(score).all()
+    # Rows do not mix, labels and masks are not read.
+    turned = jax.tree.map(lambda x: x[::-1], request).replace(
+        label=1. - request.label, mask=np.zeros_like(request.mask))
+    np.testing.assert_allclose(
+        fn(world.state, world.catalog, turned)[::-1], score, atol=1e-5)
+
+
+def test_retrieval(world):
+  if world.method.retrieve is None:
+    pytest.skip('ranks only')
+  beams = _retrieve(world, world.request)
+  levels = len(world.method.codebook_sizes)
+  for name, shape, kind in (
+      ('item', (), np.int32), ('code', (levels,), np.int32),
+      ('score', (), np.float32), ('mask', (), np.bool_)):
+    leaf = getattr(beams, name)
+    assert leaf.shape == (ROWS, BEAMS, *shape) and leaf.dtype == kind, name
+  for row in range(ROWS):
+    items = beams.item[row][beams.mask[row]]
+    assert len(set(items.tolist())) == len(items) > 0
+    assert ((items >= 0) & (items < world.num_items)).all()
+    assert (np.diff(beams.score[row][beams.mask[row]]) <= 0).all()
+    if levels:
+      codes = np.asarray(world.method.codes(world.state))
+      np.testing.assert_array_equal(
+          beams.code[row][beams.mask[row]], codes[items])
+  # The candidates of a request are not known when it comes.
+  other = world.request.replace(
+      item=world.request.item[::-1], cross=world.request.cross + 1.)
+  chex.assert_trees_all_close(_retrieve(world, other), beams, atol=1e-6)
+
+
+def test_codes(world):
+  if world.method.codes is None:
+    assert world.method.codebook_sizes == ()
+    pytest.skip('no codes')
+  sizes = world.method.codebook_sizes
+  for state in (world.fresh, world.state):
+    codes = np.asarray(world.method.codes(state))
+    assert codes.shape == (world.num_items, len(sizes))
+    assert codes.dtype == np.int32
+    assert len(np.unique(codes, axis=0)) == world.num_items
+    assert (codes >= 0).all() and (codes < np.array(sizes)[None]).all()
+
+
+# --- The step on any number of devices ---------------------------------------
+
+
+@pytest.mark.parametrize('wrapper, shards', [('pmap', 4), ('vmap', 4)])
+def test_dig_on_four_shards_equals_one(wrapper, shards):
+  one, one_history = _trained('dig', 'pmap', 1)
+  many, many_history = _trained('dig', wrapper, shards)
+  for a, b in zip(one_history, many_history, strict=True):
+    chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-5)
+  chex.assert_trees_all_close(
+      (one.params, one.codebook, one.batch_stats),
+      (many.params, many.codebook, many.batch_stats), rtol=1e-5, atol=1e-5)
+
+
+# --- Which loss teaches what, in DIG -----------------------------------------
+
+TERMS = ('rank', 'recall', 'code', 'recon', 'u2t')
+
+
+@functools.cache
+def _term_gradient(leaf, rank_item):
+  """(term, step, label of the retrieval batch) -> gradients."""
+  world = _world('dig', loss__leaf=leaf, loss__rank_item=rank_item,
+                 loss__freeze=.5)
+  phase, = world.method.phases
+
+  def terms(params, label, state, batches):
+    found = batches['retrieval'].replace(label=label)
+    _, out = phase.loss_fn(
+        params, state, world.catalog, {**batches, 'retrieval': found},
+        key=jax.random.key(1), axis_name=None)
+    return jnp.stack([
+        *(out.metrics[f'loss/{name}'] for name in TERMS),
+        out.metrics['loss']])
+
+  @jax.jit
+  def pull(params, label, state, batches, weight):
+    _, back = jax.vjp(
+        lambda *args: terms(*args, state, batches), params, label)
+    return back(weight)
+
+  def gradient(term, step=1, batches=None):
+    batches = batches or world.batches[0]
+    weight = np.eye(len(TERMS) + 1, dtype=np.float32)[
+        (*TERMS, 'loss').index(term)]
+    state = world.state.replace(step=jnp.asarray(step, jnp.int32))
+    return jax.device_get(pull(
+        state.params, batches['retrieval'].label, state, batches, weight))
+  return world, gradient
+
+
+def _reached(params):
+  """Whether a gradient reaches each level of both tables, and the encoder."""
+  touched = lambda x: bool(np.abs(x).max() > 0)
+  tables = params['tokenizer']
+  return {
+      'address': [touched(x) for x in tables['address']],
+      'semantic': [touched(x) for x in tables['semantic']],
+      'encoder': any(map(touched, jax.tree.leaves(
+          params['tower']['encoder'])))}
+
+
+def _all(levels, encoder=True):
+  return {'address': levels, 'semantic': levels, 'encoder': encoder}
+
+
+def test_recommendation_loss_reaches_codes_and_encoder():
+  _, gradient = _term_gradient('tokens', 'e_v')
+  assert _reached(gradient('recall')[0]) == _all([True] * 3)
+  assert _reached(gradient('rank')[0]) == _all([False] * 3)
+
+
+def test_ranking_loss_reaches_codes_only_where_the_ranker_reads_them():
+  _, gradient = _term_gradient('item', 'both')
+  assert _reached(gradient('rank')[0]) == _all([True] * 3)
+  # The last level of the retrieval path is the item itself, not its tokens.
+  assert _reached(gradient('recall')[0]) == _all([True, True, False])
+
+
+def test_retrieval_teaches_items_that_are_candidates_only():
+  # Tokens are then the only way from the loss to such an item's vector.
+  world, gradient = _term_gradient('tokens', 'e_v')
+  batches = world.batches[0]
+  seen = np.concatenate([
+      np.ravel(batches['rank'].item), np.ravel(batches['rank'].history),
+      np.ravel(batches['retrieval'].history)])
+  only = np.setdiff1d(batches['retrieval'].item, seen)
+  assert only.size
+  rows = gradient('recall')[0]['tower']['encoder']['item_id']
+  assert (np.abs(rows[only]).max(1) > 0).all()
+
+
+def test_freezing_and_warm_up_stop_the_other_losses():
+  world, gradient = _term_gradient('item', 'both')
+  frozen = STEPS // 2
+  for term in ('recall', 'rank', 'loss'):
+    reached = _reached(gradient(term, frozen)[0])
+    assert reached['address'] == [False] * 3 and any(reached['semantic'])
+  live = gradient('loss', frozen - 1)[0]
+  assert all(_reached(live)['address'])
+  del world
+
+
+def test_u2t_teaches_its_network_only_through_what_it_may():
+  _, gradient = _term_gradient('item', 'both')
+  params = gradient('u2t')[0]
+  assert _reached(params)['address'] == [False] * 3
+  assert not any(_reached(params)['semantic'])
+  assert any(np.abs(x).max() > 0
+             for x in jax.tree.leaves(params['tower']['to_u2t']))
+
+
+@pytest.mark.parametrize('leaf, rank_item', [('tokens', 'e_v')])
+def test_masked_negatives_have_no_gradient(leaf, rank_item):
+  # d loss / d label = -(what the logits of kept places sum to) / count.
+  world, gradient = _term_gradient(leaf, rank_item)
+  found = world.batches[0]['retrieval']
+  item, mask = found.item.copy(), found.mask.copy()
+  item[:, 1] = item[:, 0]  # Shares every prefix with the positive.
+  mask[:, 2] = 0.
+  batches = {**world.batches[0],
+             'retrieval': found.replace(item=item, mask=mask)}
+  label = gradient('recall', batches=batches)[1]
+  assert (label[:, 0] != 0).all()
+  np.testing.assert_array_equal(label[:, 1:], 0)
+  plain = gradient('recall')[1]
+  assert (plain[:, 1:] != 0).all()
+
+
+# --- Beam search against scoring everything ----------------------------------
+
+
+@pytest.mark.parametrize('leaf', ['item', 'tokens'])
+def test_a_full_beam_equals_scoring_every_item(leaf):
+  world = _world('dig', loss__leaf=leaf, loss__rank_item='both'
+                 if leaf == 'item' else 'e_v', loss__freeze=.5)
+  num = world.num_items
+  every = np.broadcast_to(np.arange(num, dtype=np.int32), (ROWS, num))
+  want = np.asarray(world.token_score(
+      world.state, world.catalog, _request(every)))
+  beams = _retrieve(world, world.request, beam_size=num)
+  assert beams.mask.all()
+  np.testing.assert_array_equal(np.sort(beams.item, 1), every)
+  np.testing.assert_allclose(
+      beams.score, np.take_along_axis(want, beams.item, 1), atol=2e-5)
+  assert (np.diff(beams.score) <= 0).all()
