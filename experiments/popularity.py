@@ -1,6 +1,6 @@
 """What does the popularity of the training split reach, for everyone?
 
-    python -m sidrec.main --config=experiments/popularity.py --workdir=runs/popularity
+    python -m sidrec.main --config=experiments/popularity.py --workdir=runs/pop
 """
 
 import ml_collections

@@ -13,10 +13,18 @@ RUNLOCAL = {
 }
 
 
+# As in dig.py, so that the comparison is of the method alone.
+PER_DATA = {
+    'kuairand-pure-14d': {
+        'train.num_epochs': 6., 'train.evals_per_epoch': .5,
+        'train.embedding_weight_decay': 30., 'train.pair_weight': .1},
+}
+
+
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the configuration; `arg` is what follows the colon."""
   config = config_lib.base_config()
   config.method = 'ranker'
   config_lib.add_ranker(config)
   config.eval.monitor = {'ranking/auc': 1.}
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(config, arg, RUNLOCAL, PER_DATA)

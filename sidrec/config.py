@@ -43,7 +43,7 @@ def base_config() -> ml_collections.ConfigDict:
       learning_rate=2e-3,
       embedding_learning_rate=2e-3,
       weight_decay=1e-4,
-      embedding_weight_decay=1e-4,
+      embedding_weight_decay=1.,
       clip_norm=1.,
       warmup_steps=50,
       log_every=20,

@@ -64,7 +64,8 @@ def run() -> None:
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
       os.path.expanduser('~'), '.cache', 'sidrec', 'jax')
   jax.config.update('jax_compilation_cache_dir', cache)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.)
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
@@ -74,9 +75,13 @@ def run() -> None:
   try:
     # The config file is Python and its overrides are typed by what it returns:
     # whatever goes wrong in there is the configuration's fault.
+    _check_config_file()
     argv = flags.FLAGS(sys.argv)
   except Exception as error:  # pylint: disable=broad-except
-    _fail(2, error)
+    if {'--help', '-h', '--helpfull'} & set(sys.argv):
+      print(flags.FLAGS.main_module_help())
+      sys.exit(0)
+    _fail(2, _flag_message(error))
   try:
     main(argv)
   except types.InputError as error:
@@ -87,7 +92,26 @@ def run() -> None:
     _fail(143, error)
 
 
-def _fail(status: int, error: Exception) -> None:
+def _check_config_file() -> None:
+  for argument in sys.argv[1:]:
+    name, _, value = argument.partition('=')
+    if name.lstrip('-') == 'config' and not os.path.isfile(
+        value.split(':')[0]):
+      raise types.InputError(
+          f'--config={value}: no file {value.split(":")[0]!r} here')
+
+
+def _flag_message(error: BaseException) -> str:
+  """Returns the line that matters of what the flag library wraps around it."""
+  text = str(error.args[0]) if error.args else str(error)
+  if 'Traceback' in text:
+    text = [line for line in text.splitlines() if line.strip()][-1]
+    text = text.split('InputError: ')[-1]
+  return f'--config: {text}' if isinstance(error, (
+      KeyError, AttributeError)) else text
+
+
+def _fail(status: int, error: BaseException | str) -> None:
   message = ' '.join(str(error).split()) or type(error).__name__
   print(f'sidrec: {message}', file=sys.stderr, flush=True)
   sys.exit(status)

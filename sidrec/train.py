@@ -88,9 +88,6 @@ def train_and_evaluate(
   config_lib.check(config)
   began = time.perf_counter()
   mapped = parallel.make(config.parallel.wrapper)
-  if mapped.is_main:
-    os.makedirs(workdir, exist_ok=True)
-    _write_json(os.path.join(workdir, 'config.json'), config.to_dict())
   dataset = data.load(config.data, config.data.seed)
   if mapped.is_main:
     logging.info(
@@ -103,10 +100,8 @@ def train_and_evaluate(
     seeds = list(range(config.seed, config.seed + config.num_seeds))
     outcomes = []
     for seed in seeds:
-      folder = workdir if len(seeds) == 1 else os.path.join(
-          workdir, f'seed_{seed}')
       outcomes.append(_run_seed(
-          config, folder, seed, dataset, mapped, signalled))
+          config, workdir, seed, dataset, mapped, signalled))
   results = {
       'method': config.method, 'dataset': dataset.name,
       'protocol': dataset.protocol, 'seeds': seeds,
@@ -127,11 +122,16 @@ def train_and_evaluate(
   return results
 
 
-def _run_seed(config: ml_collections.ConfigDict, workdir: str, seed: int,
+def _run_seed(config: ml_collections.ConfigDict, top: str, seed: int,
               dataset: dataset_lib.Dataset, mapped: parallel.Parallel,
               signalled: Callable[[], bool]) -> dict[str, Any]:
+  workdir = top if config.num_seeds == 1 else os.path.join(
+      top, f'seed_{seed}')
   run = assemble(config, workdir, seed, dataset, mapped)
   state, resumed = start(run)
+  if mapped.is_main:
+    # Not before: a checkpoint of another config has been refused by now.
+    _write_json(os.path.join(top, 'config.json'), config.to_dict())
   with contextlib.closing(_writer(run, resumed)) as writer:
     state = fit(run, state, writer, signalled)
   step = max(run.progress.best_step, 0)
@@ -249,13 +249,16 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
         jax.block_until_ready(state.step)
         now = time.perf_counter()
         run.progress.step_seconds += now - compiled
-        _validate(run, state, writer, done)
+        _validate(run, state, writer, done, phase.select_from)
+        writer.flush()
         run.progress.seconds += time.perf_counter() - began
         _save(run, state, done)
         began = compiled = time.perf_counter()
         if run.progress.stopped:
           break
-      if run.mapped.any_true(signalled()):
+      # Every process must ask at the same steps, and asking is not free.
+      asks = run.mapped.process_count == 1 or done % train.log_every == 0
+      if asks and run.mapped.any_true(signalled()):
         run.progress.seconds += time.perf_counter() - began
         _save(run, state, done)
         run.checkpointer.wait()
@@ -296,11 +299,13 @@ def _log(run: Run, writer: writers.Writer, done: int, values: Any) -> None:
 
 
 def _validate(run: Run, state: types.TrainState, writer: writers.Writer,
-              done: int) -> None:
+              done: int, select_from: int) -> None:
   values = run.evaluator.run(state, 'valid', run.config.eval.valid_users)
   value = evaluate.monitor(values, run.config.eval.monitor)
   writer.scalars(done, 'valid', {**values, 'monitor': value})
   progress = run.progress
+  if done < select_from:
+    return
   if value > progress.best:
     progress.best, progress.best_step, progress.stale = value, done, 0
   else:
@@ -345,7 +350,5 @@ class _Signal:
 
 
 def _write_json(path: str, value: Any) -> None:
-  # Through a second name: a kill leaves the old file or the new one.
-  with open(path + '.tmp', 'w') as f:
-    json.dump(value, f, indent=1)
-  os.replace(path + '.tmp', path)
+  evaluate.write_file(
+      path, json.dumps(value, indent=1, allow_nan=False).encode())

@@ -1,12 +1,24 @@
 """Sets up JAX for all tests: four CPU devices, strict rank promotion."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported anywhere: the backend reads these only once.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 _FLAG = '--xla_force_host_platform_device_count'
 if _FLAG not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_FLAG}=4'
+# Tests compile far more than they compute: cheap programs, and one store of
+# them for all workers and child processes of this session.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(
+      prefix='sidrec-tests-')
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'],
+                  ignore_errors=True)
 
 import pathlib  # pylint: disable=g-import-not-at-top
 

@@ -3,9 +3,9 @@
 import sys
 from typing import Sequence
 
-import ml_collections
 import numpy as np
 
+from sidrec import config as config_lib
 from sidrec import data
 from sidrec import types
 from sidrec.data import splits
@@ -18,9 +18,8 @@ def main(arguments: Sequence[str]) -> int:
   if len(arguments) != 2 or arguments[0] != 'check':
     print(_USAGE, file=sys.stderr)
     return 2
-  config = ml_collections.ConfigDict(dict(
-      name='', dir=arguments[1], root='', history_length=50, history='auto',
-      cross='all', item_stats=True, split='auto', eval_negatives=4))
+  config = config_lib.base_config().data
+  config.dir = arguments[1]
   try:
     dataset = data.load(config, seed=0)
   except types.InputError as error:

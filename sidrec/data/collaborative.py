@@ -12,25 +12,25 @@ from sidrec.data import history
 
 
 def item_vectors(entries: history.Before, num_items: int, dim: int,
-                 last_rank: int) -> np.ndarray:
+                 first_rank: int) -> np.ndarray:
   """Factorizes who chose what before the log: the leading singular vectors.
 
   Rows (users) and columns (items) are scaled by the inverse root of their
   counts, so that inner products of the vectors approximate cosines. Only what
-  was known before `last_rank` counts: nothing of a held-out window gets in.
+  was known before the log starts counts: no sample sees its own future.
 
   Args:
     entries: what users did before the log.
     num_items: V.
     dim: number of singular vectors.
-    last_rank: rank of the first held-out time.
+    first_rank: rank of the log's first time.
 
   Returns:
     [V, dim] float32, zeros for items in no history.
   """
-  keep = entries.positive & (entries.rank < last_rank)
+  keep = entries.positive & (entries.rank <= first_rank)
   user, item = entries.user[keep], entries.item[keep]
-  if not len(user) or num_items <= dim:
+  if len(np.unique(user)) < 2 or num_items <= dim:
     return np.zeros((num_items, dim), np.float32)
   _, user = np.unique(user, return_inverse=True)
   scale = lambda x: 1. / np.sqrt(np.maximum(np.bincount(x), 1))

@@ -64,10 +64,10 @@ def build(
   item_spec, item_table, request_spec, users, context = _make_features(
       tables, user_ids, split == splits.TRAIN, where)
   if before is not None and config.history_vectors:
-    held_out = np.searchsorted(times, time[split != splits.TRAIN].min())
+    start = np.searchsorted(times, time.min())
     item_spec, item_table = collaborative.append(
         item_spec, item_table, collaborative.item_vectors(
-            before, len(item_ids), config.history_vectors, held_out))
+            before, len(item_ids), config.history_vectors, start))
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
   notes = [split_note, f'history {kind}, at most {config.history_length}']

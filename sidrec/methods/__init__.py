@@ -8,9 +8,13 @@ from sidrec import types
 
 
 def names() -> list[str]:
-  """Returns the names that `get` knows."""
-  return sorted(
-      m.name for m in pkgutil.iter_modules(__path__) if m.name != 'base')
+  """Returns the names that `get` knows: the modules here with a `make`."""
+  found = (m.name for m in pkgutil.iter_modules(__path__))
+  return sorted(n for n in found if hasattr(_load(n), 'make'))
+
+
+def _load(name: str) -> ModuleType:
+  return importlib.import_module(f'{__name__}.{name}')
 
 
 def get(name: str) -> ModuleType:
@@ -25,4 +29,4 @@ def get(name: str) -> ModuleType:
   if name not in names():
     raise types.InputError(
         f'config.method={name!r}: one of {", ".join(names())}')
-  return importlib.import_module(f'sidrec.methods.{name}')
+  return _load(name)

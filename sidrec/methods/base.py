@@ -46,12 +46,14 @@ class Phase(NamedTuple):
     over `axis_name`; losses are local sums over global counts, so gradients
     are summed over devices.
   hooks: host work between its steps.
+  select_from: steps of the run before which no state can be the chosen one.
   """
   name: str
   num_steps: int
   streams: Mapping[str, types.StreamSpec]
   loss_fn: Callable[..., tuple[jax.Array, LossOutput]]
   hooks: tuple[Hook, ...] = ()
+  select_from: int = 0
 
 
 class Method(NamedTuple):
@@ -86,7 +88,7 @@ def make_optimizer(
 
   Args:
     config: the `train` sub-tree.
-    num_steps: length of the schedule (linear warm-up, cosine to a tenth).
+    num_steps: length of the schedule (linear warm-up, cosine to a hundredth).
     scale: learning-rate factors by parameter name; a function is called with
       the step.
     tables: names of parameters that are embedding tables.
@@ -97,7 +99,7 @@ def make_optimizer(
   def schedule(peak: float, factor: Any = 1.):
     cosine = optax.schedules.warmup_cosine_decay_schedule(
         0., peak, config.warmup_steps, max(num_steps, config.warmup_steps + 1),
-        end_value=peak / 10)
+        end_value=peak / 100)
     return lambda step: cosine(step) * (
         factor(step) if callable(factor) else factor)
 

@@ -7,38 +7,20 @@ where the ranking path reads u2i itself.
 """
 
 import functools
-from typing import Any, Mapping, NamedTuple
+from typing import Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from sidrec import decode
 from sidrec import distill
 from sidrec import losses
 from sidrec import rng
 from sidrec import tokenizers
 from sidrec import types
 from sidrec.methods import base
+from sidrec.methods import dig_serving
 from sidrec.models import ranker
-from sidrec.tokenizers import base as tokenizers_base
-
-
-class Dig(NamedTuple):
-  """What DIG's functions share.
-
-  config: the whole configuration.
-  data: static facts of the data set.
-  tokenizer: the quantizer.
-  num_steps, warmup, freeze: length of the run, the step at which the codes
-    appear and the one after which they stay.
-  """
-  config: ml_collections.ConfigDict
-  data: types.DataSpec
-  tokenizer: tokenizers_base.Tokenizer
-  num_steps: int
-  warmup: int
-  freeze: int
 
 
 class Now(NamedTuple):
@@ -90,7 +72,8 @@ def make(
   Raises:
     types.InputError: if the code space is too small for the catalog.
   """
-  dig = Dig(
+  _check(config)
+  dig = dig_serving.Dig(
       config, data,
       tokenizers.get(config.tokenizer.name).make(config.tokenizer, data),
       num_steps, int(num_steps * config.loss.warmup),
@@ -106,31 +89,55 @@ def make(
   live = lambda step: config.loss.address_scale * (step < dig.freeze)
   phase = base.Phase(
       'joint', num_steps, base.ranking_streams(config, data, True),
-      functools.partial(loss_fn, dig), hooks)
+      functools.partial(loss_fn, dig), hooks, dig.warmup)
   return base.Method(
       init=functools.partial(init, dig),
       optimizer=base.make_optimizer(
           config.train, num_steps,
           {'address': live, 'leaf_id': config.loss.leaf_scale}, ranker.TABLES),
       phases=(phase,),
-      score=functools.partial(score, dig),
-      token_score=functools.partial(token_score, dig),
-      retrieve=functools.partial(retrieve, dig),
+      score=functools.partial(dig_serving.score, dig),
+      token_score=functools.partial(dig_serving.token_score, dig),
+      retrieve=functools.partial(dig_serving.retrieve, dig),
       codes=lambda state: dig.tokenizer.codes(state.codebook),
       codebook_sizes=dig.tokenizer.codebook_sizes)
 
 
-def init(dig: Dig, key: jax.Array, catalog: types.Catalog
+def _check(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings that no arm would read as they are meant."""
+  for key, allowed in (
+      ('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
+      ('u2t_target', ('own', 'bucket'))):
+    if config.loss[key] not in allowed:
+      raise types.InputError(
+          f'config.loss.{key}={config.loss[key]}: one of {", ".join(allowed)}')
+  for key in ('retrieval_negatives', 'retrieval_batch_size'):
+    if config.train[key] < 1:
+      raise types.InputError(
+          f'config.train.{key}={config.train[key]}: must be at least 1')
+  for key in ('warmup', 'freeze'):
+    if not 0 <= config.loss[key] <= 1:
+      raise types.InputError(
+          f'config.loss.{key}={config.loss[key]}: must be in [0, 1]')
+  size, levels = config.tokenizer.codebook_size, config.tokenizer.num_levels
+  if config.loss.leaf == 'item' and size**levels > 2**32:
+    raise types.InputError(
+        f'config.tokenizer.codebook_size={size} with {levels} levels: whole '
+        'codes are numbered in 32 bits; set config.loss.leaf=tokens or fewer')
+
+
+def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog
          ) -> tuple[types.PyTree, types.PyTree, types.PyTree]:
   """Returns fresh (params, codebook, batch_stats); consumes `key`."""
   params, batch_stats = ranker.init(
-      rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data), catalog)
+      rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data),
+      catalog)
   sample = jnp.zeros((dig.data.num_items, dig.config.model.dim), jnp.float32)
   codes, codebook = dig.tokenizer.init(rng.stream(key, 'tokenizer'), sample)
   return {'tower': params, 'tokenizer': codes}, codebook, batch_stats
 
 
-def schedule(dig: Dig, step: jax.Array) -> Now:
+def schedule(dig: dig_serving.Dig, step: jax.Array) -> Now:
   """Returns the schedules at a step (specification section 5)."""
   c = dig.config.loss
   progress = (step - dig.warmup) / max(dig.num_steps - dig.warmup, 1)
@@ -143,18 +150,10 @@ def schedule(dig: Dig, step: jax.Array) -> Now:
       p_mix=c.p_mix * jnp.clip(progress / max(c.p_mix_ramp, 1e-6), 0., 1.))
 
 
-def _item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
-               semantic: jax.Array, train: bool) -> jax.Array:
-  out = model.normalize('item', vectors, train)
-  if dig.config.loss.rank_item == 'both':
-    out = (out + model.normalize('rsid', semantic, train)) / jnp.sqrt(2.)
-  return out
-
-
-def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
-             batches: Mapping[str, types.Batch], params: types.PyTree,
-             codebook: types.PyTree, now: Now, key: jax.Array,
-             axis_name: str | None) -> Forward:
+def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
+             catalog: types.Catalog, batches: Mapping[str, types.Batch],
+             params: types.PyTree, codebook: types.PyTree, now: Now,
+             key: jax.Array, axis_name: str | None) -> Forward:
   rank, found = batches['rank'], batches['retrieval']
   item = jnp.concatenate([rank.item.reshape(-1), found.item.reshape(-1)])
   x, rank_history, found_history = model.vectors(
@@ -190,7 +189,8 @@ def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
   h = model.normalize(
       'user', jnp.concatenate([flat(rank_h), flat(found_h)]), True)
   left = jnp.concatenate([
-      _item_slot(dig, model, x[:cut], output.quantized[:cut, -1], True),
+      dig_serving.item_slot(
+          dig, model, x[:cut], output.quantized[:cut, -1], True),
       model.normalize('sid', flat(semantic), True)])
   right = jnp.concatenate([
       model.normalize('u2i', cross[:cut], True),
@@ -201,9 +201,10 @@ def _forward(model: ranker.Ranker, dig: Dig, catalog: types.Catalog,
       output, x, cross[cut:], guess, u2t)
 
 
-def loss_fn(dig: Dig, params: types.PyTree, state: types.TrainState,
-            catalog: types.Catalog, batches: Mapping[str, types.Batch], *,
-            key: jax.Array, axis_name: str | None
+def loss_fn(dig: dig_serving.Dig, params: types.PyTree,
+            state: types.TrainState, catalog: types.Catalog,
+            batches: Mapping[str, types.Batch], *, key: jax.Array,
+            axis_name: str | None
             ) -> tuple[jax.Array, base.LossOutput]:
   """DIG's five losses (specification section 4).
 
@@ -249,7 +250,7 @@ def loss_fn(dig: Dig, params: types.PyTree, state: types.TrainState,
   return loss, base.LossOutput(metrics, codebook, updated['batch_stats'])
 
 
-def _terms(dig: Dig, out: Forward, params: types.PyTree,
+def _terms(dig: dig_serving.Dig, out: Forward, params: types.PyTree,
            state: types.TrainState, batches: Mapping[str, types.Batch],
            axis_name: str | None
            ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -280,130 +281,28 @@ def _terms(dig: Dig, out: Forward, params: types.PyTree,
   return terms, {k: mean(v, every) for k, v in extra.items()}
 
 
-def _serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
-  model = ranker.make(dig.config.model, dig.data)
-  return model.apply(
-      {'params': state.params['tower'], 'batch_stats': state.batch_stats},
-      method=fn)
-
-
-def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-          batch: types.Batch) -> jax.Array:
-  """Logits [B, C] of the ranking path, with the candidates' own u2i."""
-  codes = dig.tokenizer.codes(state.codebook)[batch.item]
-  semantic = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-
-  def fn(model: ranker.Ranker) -> jax.Array:
-    x, history = model.vectors(catalog, [batch.item, batch.history])
-    h = model.attend(model.users(batch, history), x)
-    return model.logits(
-        h, _item_slot(dig, model, x, semantic, False),
-        model.normalize('cross', batch.cross, False), 'u2i')
-  return _serve(dig, state, fn)
-
-
-def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any
-                   ) -> jax.Array:
-  """Level scores [B, C] of prefix embeddings [B, C, D]; u2i is unknown."""
-  h = model.attend(users, e)
-  u2i = model.u2t(h, e)
-  if not dig.config.eval.use_u2t:
-    u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
-  return model.logits(h, model.normalize('sid', e, False), u2i, 'u2t')
-
-
-def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-                batch: types.Batch) -> jax.Array:
-  """Logits [B, C] of the retrieval path at the last level, without u2i."""
-  codes = dig.tokenizer.codes(state.codebook)[batch.item]
-
-  def fn(model: ranker.Ranker) -> jax.Array:
-    e, history = model.vectors(catalog, [batch.item, batch.history])
-    if dig.config.loss.leaf == 'tokens':
-      e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-    else:
-      e = model.leaves(e, batch.item)
-      history = model.leaves(history, batch.history)
-    return _prefix_logits(dig, model, e, model.users(batch, history))
-  return _serve(dig, state, fn)
-
-
-def _code_key(codes: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-  """Numbers whole codes [..., L] in lexicographic order: [...] uint32."""
-  key = jnp.zeros(codes.shape[:-1], jnp.uint32)
-  for level, size in enumerate(sizes):
-    key = key * jnp.uint32(size) + codes[..., level].astype(jnp.uint32)
-  return key
-
-
-def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-             batch: types.Batch, trie: types.Trie, beam_size: int,
-             branching: tuple[int, ...]) -> types.Beams:
-  """Beam search over the trie, scored by the mixer (specification section 6).
-
-  Args:
-    dig: the shared parts.
-    state: the state.
-    catalog: item features.
-    batch: B requests; candidates are not read.
-    trie: of the served codes.
-    beam_size: W.
-    branching: `trie.branching`, static.
-
-  Returns:
-    Beams [B, W], scores are logits of the last level.
-  """
-  sizes = dig.tokenizer.codebook_sizes
-  item_leaf = dig.config.loss.leaf == 'item'
-  # A whole code names one item: items in the order of their codes.
-  keys = _code_key(dig.tokenizer.codes(state.codebook), sizes)
-  item = jnp.argsort(keys)
-  keys = keys[item]
-
-  def fn(model: ranker.Ranker) -> types.Beams:
-    history, = model.vectors(catalog, [batch.history])
-    leaves = None
-    if item_leaf:
-      leaves = model.leaves(model.items(catalog.features, item), item)
-      history = model.leaves(history, batch.history)
-    users = model.users(batch, history)
-
-    def logits_fn(prefix: jax.Array, child: jax.Array, carry: Any):
-      b, w, m = child.shape
-      head = jnp.broadcast_to(prefix[:, :, None], (b, w, m, prefix.shape[-1]))
-      codes = jnp.concatenate([head, child[..., None]], -1)
-      codes = codes.reshape(b, w * m, -1)
-      if item_leaf and codes.shape[-1] == len(sizes):
-        place = jnp.searchsorted(keys, _code_key(codes, sizes))
-        e = leaves[jnp.minimum(place, item.shape[0] - 1)]
-      else:
-        e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-      return _prefix_logits(dig, model, e, users).reshape(b, w, m), carry
-
-    return decode.beam_search(
-        logits_fn, trie, beam_size=beam_size, branching=branching,
-        batch_size=batch.user.shape[0], score=dig.config.eval.score)
-  return _serve(dig, state, fn)
-
-
-def _all_vectors(dig: Dig, state: types.TrainState, catalog: types.Catalog
-                 ) -> jax.Array:
+def _all_vectors(dig: dig_serving.Dig, state: types.TrainState,
+                 catalog: types.Catalog) -> jax.Array:
   item = jnp.arange(dig.data.num_items)
-  return _serve(dig, state, lambda m: m.items(catalog.features, item))
+  return dig_serving.serve(dig, state, lambda m: m.items(catalog.features, item))
 
 
-def grow_tree(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-              seed: int) -> tuple[types.TrainState, types.Metrics]:
+def grow_tree(dig: dig_serving.Dig, state: types.TrainState,
+              catalog: types.Catalog, seed: int) -> tuple[types.TrainState, types.Metrics]:
   """Host hook: balanced k-means tree over e_v, after the warm-up."""
   params, codebook = dig.tokenizer.fit(
       seed, state.params['tokenizer'], state.codebook,
       jax.device_get(_all_vectors(dig, state, catalog)))
+  # What the optimizer remembers of the placeholder tables is of no use.
+  fresh = lambda path, x: x * 0 if {'address', 'semantic'} & {
+      getattr(k, 'key', None) for k in path} else x
   return state.replace(
-      params={**state.params, 'tokenizer': params}, codebook=codebook), {}
+      params={**state.params, 'tokenizer': params}, codebook=codebook,
+      opt_state=jax.tree_util.tree_map_with_path(fresh, state.opt_state)), {}
 
 
-def reassign(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-             seed: int) -> tuple[types.TrainState, types.Metrics]:
+def reassign(dig: dig_serving.Dig, state: types.TrainState,
+             catalog: types.Catalog, seed: int) -> tuple[types.TrainState, types.Metrics]:
   """Host hook: capacity-limited reassignment of the stored codes."""
   del seed
   codebook, metrics = dig.tokenizer.refresh(

@@ -1,26 +1,20 @@
 """Scores a state on a split: ranking, retrieval, and both together."""
 
 import functools
-import json
-import os
+import math
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator
 
-import jax
+from absl import logging
 import ml_collections
 import numpy as np
+from scipy import special
 
-from sidrec import checkpoint
-from sidrec import config as config_lib
-from sidrec import data
-from sidrec import methods
 from sidrec import metrics
 from sidrec import parallel
-from sidrec import rng
 from sidrec import trie as trie_lib
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
-from sidrec.data import requests
 from sidrec.methods import base
 
 KS = (5, 10, 50)
@@ -75,7 +69,8 @@ class Evaluator:
       out.update(self.ranking(state, split))
     if self._method.retrieve is not None:
       out.update(self.retrieval(state, split, codes, max_users))
-    return out
+    # A metric that is undefined here (one class only, say) is left out.
+    return {k: v for k, v in out.items() if math.isfinite(v)}
 
   def codes(self, state: types.TrainState) -> np.ndarray | None:
     """Returns the served codes [V, L] int32, or None."""
@@ -94,20 +89,22 @@ class Evaluator:
         tokens.append(self._token_score(state, self.catalog, batch)[:valid])
       label.append(batch.label[:valid])
       mask.append(batch.mask[:valid])
-    gather = lambda x: self._mapped.allgather_rows(np.concatenate(x))
+    none = np.zeros((0, 1), np.float32)
+    gather = lambda x: self._mapped.allgather_rows(
+        np.concatenate(x) if x else none)
     label, mask = gather(label), gather(mask) > 0
     users = np.broadcast_to(
         dataset.event_user[events][:, None], label.shape)[mask]
     truth, label = label, label[mask]
     score = gather(logits)[mask].astype(np.float64)
-    probability = 1. / (1. + np.exp(-score))
+    probability = special.expit(score)
     auc = metrics.auc(label, score)
     out = {
         'ranking/auc': auc,
         'ranking/gauc': metrics.gauc(label, score, users),
         'ranking/logloss': metrics.logloss(label, probability),
         'ranking/ece': metrics.ece(label, probability)}
-    if tokens:
+    if self._token_score is not None:
       out['unified/auc_gap'] = auc - metrics.auc(label, gather(tokens)[mask])
     if dataset.truth is not None:
       out['oracle/ranking/auc'] = metrics.auc(
@@ -138,6 +135,10 @@ class Evaluator:
       max_users: int = 0) -> dict[str, float]:
     """Recall and NDCG of the retrieval path, and after re-ranking."""
     events = self._dataset.examples(split, 'targets')
+    if not len(events):
+      raise types.InputError(
+          f'{self._dataset.name}: no positive event in the {split} split: move '
+          'the cut, or set config.data.split')
     if max_users and max_users < len(events):
       events = events[np.linspace(0, len(events) - 1, max_users).astype(int)]
     mine = events[self._share(len(events))]
@@ -160,18 +161,21 @@ class Evaluator:
             mask=beams.mask.astype(np.float32))
         order, _ = self.order(state, again, beams)
         ranked.append(permute(beams, order).item[:len(part)])
-    gather = lambda x: self._mapped.allgather_rows(np.concatenate(x))
-    item, mask = gather(items), gather(masks)
+    width = min(self._config.beam_size, self._dataset.spec.num_items)
+    gather = lambda x, dtype: self._mapped.allgather_rows(
+        np.concatenate(x) if x else np.zeros((0, width), dtype))
+    item, mask = gather(items, np.int32), gather(masks, bool)
     target = self._dataset.event_item[events]
     out = metrics.retrieval(item, mask, target, KS)
-    if ranked:
+    if self.can_score:
       out.update(metrics.retrieval(
-          gather(ranked), mask, target, KS, prefix='unified'))
+          gather(ranked, np.int32), mask, target, KS, prefix='unified'))
     if self._dataset.truth is not None:
       out.update(self._oracle(events))
     # The first call compiles.
     timed = seconds[1:] or seconds
-    out['speed/retrieve_users_per_s'] = size * len(timed) / sum(timed)
+    if timed:
+      out['speed/retrieve_users_per_s'] = size * len(timed) / sum(timed)
     return out
 
   def _oracle(self, events: np.ndarray) -> dict[str, float]:
@@ -187,6 +191,11 @@ class Evaluator:
 
   def _finder(self, codes: np.ndarray | None) -> Any:
     beam = min(self._config.beam_size, self._dataset.spec.num_items)
+    if beam < self._config.beam_size and 'clipped' not in self._cached:
+      self._cached['clipped'] = True
+      logging.warning(
+          'config.eval.beam_size=%d is wider than the catalog: clipped to %d',
+          self._config.beam_size, beam)
     if codes is None:
       tree, branching = None, ()
     else:
@@ -262,166 +271,11 @@ def monitor(values: dict[str, float], weights: dict[str, float]) -> float:
     weights: metric name -> weight.
 
   Raises:
-    types.InputError: if no weighted metric is there.
+    types.InputError: if a weighted metric is not there.
   """
-  known = [k for k in weights if k in values]
-  if not known:
+  unknown = [k for k in weights if k not in values]
+  if unknown:
     raise types.InputError(
-        f'config.eval.monitor names {", ".join(weights)}: this method has '
-        f'{", ".join(sorted(values))}')
-  return float(sum(weights[k] * values[k] for k in known))
-
-
-
-
-class Loaded:
-  """A finished run, ready to use; see `load`.
-
-  config: of the run. dataset: encoded. codes: [V, L] int32 or None.
-  metrics: what results.json holds, or {} before the run's end.
-  """
-
-  def __init__(
-      self, config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
-      evaluator: Evaluator, state: types.TrainState, results: dict[str, Any]):
-    """See `load`."""
-    self.config, self.dataset = config, dataset
-    self.metrics = results.get('metrics', {})
-    self._evaluator, self._state = evaluator, state
-    self.codes = evaluator.codes(state)
-    self._find = None
-
-  def evaluate(self, split: str = 'test') -> dict[str, float]:
-    """Computes a split's metrics again."""
-    return self._evaluator.run(self._state, split)
-
-  def score(self, batch: types.Batch) -> np.ndarray:
-    """Returns ranking logits [B, C] of a batch's candidates."""
-    return self._evaluator.score(self._state, batch)
-
-  def retrieve(
-      self, users: Sequence[Any] | None = None,
-      histories: Sequence[Sequence[Any] | None] | None = None,
-  ) -> tuple[types.Beams, np.ndarray | None]:
-    """Retrieves for users or histories, then re-ranks.
-
-    Args:
-      users: B original user ids; unknown ones are cold.
-      histories: B lists of original item ids, oldest first, or None entries.
-
-    Returns:
-      (beams [B, W] in final order with retrieval scores, ranking logits
-      [B, W] or None). `dataset.item_ids[beams.item]` are the original ids.
-
-    Raises:
-      types.InputError: if the method cannot retrieve.
-    """
-    if not self._evaluator.can_retrieve:
-      raise types.InputError(
-          f'config.method={self.config.method} can rank but not retrieve')
-    if self._find is None:
-      self._find = self._evaluator.finder(self._state)
-    batch = self.dataset.requests(users, histories)
-    beams = self._find(batch)
-    if not self._evaluator.can_score:
-      return beams, None
-    batch = self.dataset.with_candidates(
-        batch, None, beams.item, mask=beams.mask.astype(np.float32))
-    order, ranking = self._evaluator.order(self._state, batch, beams)
-    return permute(beams, order), ranking
-
-  def recommend(self, source: str, target: str) -> int:
-    """Answers a file of requests; see `data.requests` for the formats.
-
-    Args:
-      source: path of the requests.
-      target: path of the answers, one row a request: item ids, retrieval
-        scores and ranking scores in final order.
-
-    Returns:
-      The number of requests.
-
-    Raises:
-      types.InputError: bad files, or a method that cannot retrieve.
-    """
-    users, histories = requests.read(source)
-    items, found, ranked = [], [], []
-    size = self.config.eval.users_per_batch
-    for start in range(0, len(users), size):
-      part = slice(start, start + size)
-      beams, ranking = self.retrieve(users[part], histories[part])
-      for row, mask in enumerate(beams.mask):
-        items.append(self.dataset.item_ids[beams.item[row][mask]])
-        found.append(beams.score[row][mask])
-        ranked.append(ranking[row][mask] if ranking is not None
-                      else np.zeros(0))
-    requests.write(target, users, items, found, ranked)
-    return len(users)
-
-  def export(self, workdir: str) -> None:
-    """Writes codes.npz again.
-
-    Raises:
-      types.InputError: if the method has no codes.
-    """
-    if self.codes is None:
-      raise types.InputError(
-          f'--mode=export: {self.config.method} has no semantic IDs')
-    write_codes(workdir, self.dataset, self.codes)
-
-
-def write_codes(workdir: str, dataset: dataset_lib.Dataset,
-                codes: np.ndarray) -> None:
-  """Writes codes.npz: `item_id` [V] and `codes` [V, L] int32."""
-  path = os.path.join(workdir, 'codes.npz')
-  with open(path + '.tmp', 'wb') as f:
-    np.savez(f, item_id=dataset.item_ids, codes=codes.astype(np.int32))
-  os.replace(path + '.tmp', path)
-
-
-def load(workdir: str, config: ml_collections.ConfigDict | None = None
-         ) -> Loaded:
-  """Opens the best checkpoint of a run.
-
-  Args:
-    workdir: of `sidrec.main`; of several seeds, the first.
-    config: overrides what the run was evaluated with (`eval`, `parallel`);
-      None takes the run's own configuration.
-
-  Returns:
-    The run: codes, config, metrics, and ready `retrieve` and `score`.
-
-  Raises:
-    types.InputError: no finished run there, or one of another configuration.
-  """
-  path = os.path.join(workdir, 'config.json')
-  if not os.path.isfile(path):
-    raise types.InputError(f'{path}: no such file; train first')
-  with open(path) as f:
-    saved = ml_collections.ConfigDict(json.load(f))
-  config = saved if config is None else config
-  seed, folder = config.seed, workdir
-  if config.num_seeds > 1:
-    folder = os.path.join(workdir, f'seed_{seed}')
-  dataset = data.load(config.data, config.data.seed)
-  mapped = parallel.make(config.parallel.wrapper)
-  method = methods.get(config.method).make(
-      config, dataset.spec, base.num_steps(config, dataset))
-  shapes = jax.eval_shape(
-      functools.partial(base.init_state, method), rng.stream(seed, 'init'),
-      dataset.catalog)
-  saver = checkpoint.Checkpointer(
-      os.path.join(folder, 'checkpoints'), best_metric='monitor',
-      config={**config_lib.identity(config), 'seed': seed})
-  step = saver.best_step()
-  step = saver.latest_step() if step is None else step
-  if step is None:
-    raise types.InputError(f'{folder}/checkpoints: no checkpoint; train first')
-  state, _ = saver.restore(step, shapes)
-  saver.close()
-  results = {}
-  if os.path.isfile(os.path.join(workdir, 'results.json')):
-    with open(os.path.join(workdir, 'results.json')) as f:
-      results = json.load(f)
-  evaluator = Evaluator(method, dataset, mapped, config.eval)
-  return Loaded(config, dataset, evaluator, mapped.place(state), results)
+        f'config.eval.monitor names {", ".join(unknown)}: on this split there '
+        f'is {", ".join(sorted(values))}')
+  return float(sum(weight * values[k] for k, weight in weights.items()))

@@ -1,0 +1,196 @@
+"""Opens a finished run: evaluate it, export it, recommend with it."""
+
+import functools
+import io
+import json
+import os
+from typing import Any, Sequence
+
+from etils import epath
+import jax
+import ml_collections
+import numpy as np
+
+from sidrec import checkpoint
+from sidrec import config as config_lib
+from sidrec import data
+from sidrec import methods
+from sidrec import parallel
+from sidrec import rng
+from sidrec import types
+from sidrec.data import dataset as dataset_lib
+from sidrec.data import requests
+from sidrec.evaluate import evaluator as evaluator_lib
+from sidrec.methods import base
+
+
+class Loaded:
+  """A finished run, ready to use; see `load`.
+
+  config: of the run. dataset: encoded. codes: [V, L] int32 or None.
+  metrics: what results.json holds, or {} before the run's end.
+  """
+
+  def __init__(
+      self, config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
+      evaluator: evaluator_lib.Evaluator, state: types.TrainState, results: dict[str, Any]):
+    """See `load`."""
+    self.config, self.dataset = config, dataset
+    self.metrics = results.get('metrics', {})
+    self._evaluator, self._state = evaluator, state
+    self.codes = evaluator.codes(state)
+    self._find = None
+
+  def evaluate(self, split: str = 'test') -> dict[str, float]:
+    """Computes a split's metrics again."""
+    return self._evaluator.run(self._state, split)
+
+  def score(self, batch: types.Batch) -> np.ndarray:
+    """Returns ranking logits [B, C] of a batch's candidates."""
+    return self._evaluator.score(self._state, batch)
+
+  def retrieve(
+      self, users: Sequence[Any] | None = None,
+      histories: Sequence[Sequence[Any] | None] | None = None,
+  ) -> tuple[types.Beams, np.ndarray | None]:
+    """Retrieves for users or histories, then re-ranks.
+
+    Args:
+      users: B original user ids; unknown ones are cold.
+      histories: B lists of original item ids, oldest first, or None entries.
+
+    Returns:
+      (beams [B, W] in final order with retrieval scores, ranking logits
+      [B, W] or None). `dataset.item_ids[beams.item]` are the original ids.
+
+    Raises:
+      types.InputError: if the method cannot retrieve.
+    """
+    if not self._evaluator.can_retrieve:
+      raise types.InputError(
+          f'config.method={self.config.method} can rank but not retrieve')
+    if self._find is None:
+      self._find = self._evaluator.finder(self._state)
+    batch = self.dataset.requests(users, histories)
+    beams = self._find(batch)
+    if not self._evaluator.can_score:
+      return beams, None
+    batch = self.dataset.with_candidates(
+        batch, None, beams.item, mask=beams.mask.astype(np.float32))
+    order, ranking = self._evaluator.order(self._state, batch, beams)
+    return evaluator_lib.permute(beams, order), ranking
+
+  def recommend(self, source: str, target: str) -> int:
+    """Answers a file of requests; see `data.requests` for the formats.
+
+    Args:
+      source: path of the requests.
+      target: path of the answers, one row a request: item ids, retrieval
+        scores and ranking scores in final order.
+
+    Returns:
+      The number of requests.
+
+    Raises:
+      types.InputError: bad files, or a method that cannot retrieve.
+    """
+    users, histories = requests.read(source)
+    items, found, ranked = [], [], []
+    size = self.config.eval.users_per_batch
+    for start in range(0, len(users), size):
+      part = slice(start, start + size)
+      beams, ranking = self.retrieve(users[part], histories[part])
+      for row, mask in enumerate(beams.mask):
+        items.append(self.dataset.item_ids[beams.item[row][mask]])
+        found.append(beams.score[row][mask])
+        ranked.append(ranking[row][mask] if ranking is not None
+                      else np.zeros(0))
+    requests.write(target, users, items, found, ranked)
+    return len(users)
+
+  def export(self, workdir: str) -> None:
+    """Writes codes.npz again.
+
+    Raises:
+      types.InputError: if the method has no codes.
+    """
+    if self.codes is None:
+      raise types.InputError(
+          f'--mode=export: {self.config.method} has no semantic IDs')
+    write_codes(workdir, self.dataset, self.codes)
+
+
+def write_codes(workdir: str, dataset: dataset_lib.Dataset,
+                codes: np.ndarray) -> None:
+  """Writes codes.npz: `item_id` [V] and `codes` [V, L] int32."""
+  content = io.BytesIO()
+  np.savez(content, item_id=dataset.item_ids, codes=codes.astype(np.int32))
+  write_file(os.path.join(workdir, 'codes.npz'), content.getvalue())
+
+
+def write_file(path: str, content: bytes) -> None:
+  """Writes a file whole or not at all, on disk or in a bucket.
+
+  Raises:
+    types.InputError: if it cannot be written (full disk, permissions).
+  """
+  temporary = epath.Path(path + '.tmp')
+  try:
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(content)
+    temporary.replace(path)
+  except OSError as error:
+    raise types.InputError(
+        f'{path}: cannot be written ({error}): free space there or choose '
+        'another --workdir') from error
+
+
+def load(workdir: str, config: ml_collections.ConfigDict | None = None
+         ) -> Loaded:
+  """Opens the best checkpoint of a run.
+
+  Args:
+    workdir: of `sidrec.main`; of several seeds, the first.
+    config: overrides what the run was evaluated with (`eval`, `parallel`);
+      None takes the run's own configuration.
+
+  Returns:
+    The run: codes, config, metrics, and ready `retrieve` and `score`.
+
+  Raises:
+    types.InputError: no finished run there, or one of another configuration.
+  """
+  path = os.path.join(workdir, 'config.json')
+  if not epath.Path(path).is_file():
+    raise types.InputError(f'{path}: no such file; train first')
+  saved = ml_collections.ConfigDict(json.loads(epath.Path(path).read_text()))
+  config = saved if config is None else config
+  seed, folder = config.seed, workdir
+  if config.num_seeds > 1:
+    folder = os.path.join(workdir, f'seed_{seed}')
+  dataset = data.load(config.data, config.data.seed)
+  mapped = parallel.make(config.parallel.wrapper)
+  method = methods.get(config.method).make(
+      config, dataset.spec, base.num_steps(config, dataset))
+  shapes = jax.eval_shape(
+      functools.partial(base.init_state, method), rng.stream(seed, 'init'),
+      dataset.catalog)
+  checkpoints = os.path.join(folder, 'checkpoints')
+  if not epath.Path(checkpoints).is_dir():
+    raise types.InputError(f'{checkpoints}: no checkpoint; train first')
+  saver = checkpoint.Checkpointer(
+      checkpoints, best_metric='monitor', read_only=True,
+      config={**config_lib.identity(config), 'seed': seed})
+  step = saver.best_step()
+  step = saver.latest_step() if step is None else step
+  if step is None:
+    raise types.InputError(f'{folder}/checkpoints: no checkpoint; train first')
+  state, _ = saver.restore(step, shapes)
+  saver.close()
+  results = {}
+  path = epath.Path(workdir) / 'results.json'
+  if path.is_file():
+    results = json.loads(path.read_text())
+  evaluator = evaluator_lib.Evaluator(
+      method, dataset, mapped, config.eval)
+  return Loaded(config, dataset, evaluator, mapped.place(state), results)

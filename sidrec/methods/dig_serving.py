@@ -1,0 +1,149 @@
+"""DIG's serving paths: ranking by items, retrieval by tokens.
+
+Running statistics, stored codes, no noise (arXiv 2605.14853, specification
+section 6).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sidrec import decode
+from sidrec import types
+from sidrec.models import ranker
+from sidrec.tokenizers import base as tokenizers_base
+
+
+class Dig(NamedTuple):
+  """What DIG's functions share.
+
+  config: the whole configuration.
+  data: static facts of the data set.
+  tokenizer: the quantizer.
+  num_steps, warmup, freeze: length of the run, the step at which the codes
+    appear and the one after which they stay.
+  """
+  config: ml_collections.ConfigDict
+  data: types.DataSpec
+  tokenizer: tokenizers_base.Tokenizer
+  num_steps: int
+  warmup: int
+  freeze: int
+
+
+def item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
+              semantic: jax.Array, train: bool) -> jax.Array:
+  """The ranking path's item slot [..., D] from e_v and e_sid [..., D]."""
+  out = model.normalize('item', vectors, train)
+  if dig.config.loss.rank_item == 'both':
+    out = (out + model.normalize('rsid', semantic, train)) / jnp.sqrt(2.)
+  return out
+
+
+def serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
+  """Applies fn(module) with the state's tower and running statistics."""
+  model = ranker.make(dig.config.model, dig.data)
+  return model.apply(
+      {'params': state.params['tower'], 'batch_stats': state.batch_stats},
+      method=fn)
+
+
+def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+          batch: types.Batch) -> jax.Array:
+  """Logits [B, C] of the ranking path, with the candidates' own u2i."""
+  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+  semantic = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+
+  def fn(model: ranker.Ranker) -> jax.Array:
+    x, history = model.vectors(catalog, [batch.item, batch.history])
+    h = model.attend(model.users(batch, history), x)
+    return model.logits(
+        h, item_slot(dig, model, x, semantic, False),
+        model.normalize('cross', batch.cross, False), 'u2i')
+  return serve(dig, state, fn)
+
+
+def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any
+                   ) -> jax.Array:
+  """Level scores [B, C] of prefix embeddings [B, C, D]; u2i is unknown."""
+  h = model.attend(users, e)
+  u2i = model.u2t(h, e)
+  if not dig.config.eval.use_u2t:
+    u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
+  return model.logits(h, model.normalize('sid', e, False), u2i, 'u2t')
+
+
+def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+                batch: types.Batch) -> jax.Array:
+  """Logits [B, C] of the retrieval path at the last level, without u2i."""
+  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+
+  def fn(model: ranker.Ranker) -> jax.Array:
+    e, history = model.vectors(catalog, [batch.item, batch.history])
+    if dig.config.loss.leaf == 'tokens':
+      e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+    else:
+      e = model.leaves(e, batch.item)
+      history = model.leaves(history, batch.history)
+    return _prefix_logits(dig, model, e, model.users(batch, history))
+  return serve(dig, state, fn)
+
+
+def _code_key(codes: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+  """Numbers whole codes [..., L] in lexicographic order: [...] uint32."""
+  key = jnp.zeros(codes.shape[:-1], jnp.uint32)
+  for level, size in enumerate(sizes):
+    key = key * jnp.uint32(size) + codes[..., level].astype(jnp.uint32)
+  return key
+
+
+def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
+             batch: types.Batch, trie: types.Trie, beam_size: int,
+             branching: tuple[int, ...]) -> types.Beams:
+  """Beam search over the trie, scored by the mixer (specification section 6).
+
+  Args:
+    dig: the shared parts.
+    state: the state.
+    catalog: item features.
+    batch: B requests; candidates are not read.
+    trie: of the served codes.
+    beam_size: W.
+    branching: `trie.branching`, static.
+
+  Returns:
+    Beams [B, W], scores are logits of the last level.
+  """
+  sizes = dig.tokenizer.codebook_sizes
+  item_leaf = dig.config.loss.leaf == 'item'
+  # A whole code names one item: items in the order of their codes.
+  keys = _code_key(dig.tokenizer.codes(state.codebook), sizes)
+  item = jnp.argsort(keys)
+  keys = keys[item]
+
+  def fn(model: ranker.Ranker) -> types.Beams:
+    history, = model.vectors(catalog, [batch.history])
+    leaves = None
+    if item_leaf:
+      leaves = model.leaves(model.items(catalog.features, item), item)
+      history = model.leaves(history, batch.history)
+    users = model.users(batch, history)
+
+    def logits_fn(prefix: jax.Array, child: jax.Array, carry: Any):
+      b, w, m = child.shape
+      head = jnp.broadcast_to(prefix[:, :, None], (b, w, m, prefix.shape[-1]))
+      codes = jnp.concatenate([head, child[..., None]], -1)
+      codes = codes.reshape(b, w * m, -1)
+      if item_leaf and codes.shape[-1] == len(sizes):
+        place = jnp.searchsorted(keys, _code_key(codes, sizes))
+        e = leaves[jnp.minimum(place, item.shape[0] - 1)]
+      else:
+        e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+      return _prefix_logits(dig, model, e, users).reshape(b, w, m), carry
+
+    return decode.beam_search(
+        logits_fn, trie, beam_size=beam_size, branching=branching,
+        batch_size=batch.user.shape[0], score=dig.config.eval.score)
+  return serve(dig, state, fn)
