@@ -35,9 +35,9 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise types.InputError(f'argument {argv[1]!r} is not known: flags begin '
                            'with --')
-  for name in ('config', 'workdir'):
-    if flags.FLAGS[name].value is None:
-      raise types.InputError(f'--{name} is missing')
+  for flag in (_CONFIG, _WORKDIR):
+    if flag.value is None:
+      raise types.InputError(f'--{flag.name} is missing')
   config, workdir = _CONFIG.value, os.path.expanduser(_WORKDIR.value)
   parallel.initialize()
   logging.info('process %d of %d, devices: %s', jax.process_index(),
