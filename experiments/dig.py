@@ -18,6 +18,8 @@ RUNLOCAL = {
 # Chosen on validation; what was tried stands in the README.
 PER_DATA = {
     'kuairand-pure-14d': {
+        'tokenizer.codebook_size': 32,
+        'model.init_scale': .01, 'loss.match': False,
         'train.num_epochs': 5., 'train.evals_per_epoch': .4,
         'train.embedding_weight_decay': 30., 'train.pair_weight': .1,
         'eval.beam_size': 64},
@@ -33,7 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       retrieval_batch_size=512, retrieval_negatives=4))
   config.tokenizer = ml_collections.ConfigDict(dict(
       name='dig', dim=config.model.get_ref('dim'), num_levels=3,
-      codebook_size=32,
+      codebook_size=16,
       assignment='gumbel_st',  # or 'ema', the paper's published form.
       forward_code='mixed',  # 'stored', 'sampled'.
       tau=.5, usage_ratio=1.5, usage_momentum=.99, ema_decay=.99,
@@ -44,6 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       warmup=.1, freeze=.8, reassign_every=0,
       sigma=.5, sigma_until=.6, p_mix=1., p_mix_ramp=.1, address_scale=.1,
       rank_item='both',  # 'e_v': the ranker does not read the codes.
+      match=True,  # Counts of the history's items below a prefix.
       leaf_scale=4.,  # Learning rate of leaf ids, in units of the others'.
       leaf='item',  # 'tokens': the last level reads token embeddings too.
       u2t_target='own',  # 'bucket': the batch's bucket mean.

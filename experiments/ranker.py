@@ -16,6 +16,7 @@ RUNLOCAL = {
 # As in dig.py, so that the comparison is of the method alone.
 PER_DATA = {
     'kuairand-pure-14d': {
+        'model.init_scale': .01,
         'train.num_epochs': 5., 'train.evals_per_epoch': .4,
         'train.embedding_weight_decay': 30., 'train.pair_weight': .1},
 }

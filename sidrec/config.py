@@ -72,7 +72,7 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
     config: to change in place.
   """
   config.model = ml_collections.ConfigDict(dict(
-      dim=32, id_dim=16, field_dim=8, hidden=64, attention=8,
+      dim=32, id_dim=16, field_dim=8, init_scale=.1, hidden=64, attention=8,
       cross_layers=2, cross_rank=16, experts=4, expert_width=32))
   config.train.rank_negatives = 4  # Where the log has no negatives.
   config.train.pair_weight = 0.  # Of pairs of one user's exposures.
@@ -191,7 +191,7 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
       else:
         value = type(old)(value)
     node[leaf] = value
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise types.InputError(
         f'config.{key}={value}: expected {type(old).__name__}') from error
 

@@ -161,6 +161,35 @@ def _check_arguments(t: types.Trie, beam_size: int, batch_size: int,
     raise types.InputError(f'score: {score!r} must be one of {SCORES}')
 
 
+def _root(batch_size: int) -> _Live:
+  """One live beam a user: the empty prefix."""
+  return _Live(node=jnp.zeros((batch_size, 1), jnp.int32),
+               code=jnp.zeros((batch_size, 1, 0), jnp.int32),
+               score=jnp.zeros((batch_size, 1), jnp.float32),
+               alive=jnp.ones((batch_size, 1), bool))
+
+
+def _step(logits_fn: LogitsFn, live: _Live, state: types.PyTree,
+          t: types.Trie, level: int, num_children: int, *, rule: str,
+          beam_size: int, last: bool) -> tuple[_Live, types.PyTree]:
+  """Scores one level's children of all users and keeps the best."""
+  first, code = t.first_child[level], t.code[level]
+  node, child, valid = jax.vmap(
+      lambda live: _children(live, first, code, num_children))(live)
+  scores, state = logits_fn(live.code, child, state)
+  chex.assert_shape(scores, child.shape)
+  # Clipped by the candidates too: a padded trie has more nodes than paths.
+  width = min(beam_size, code.shape[0], int(np.prod(child.shape[1:])))
+  live, parent = jax.vmap(
+      lambda *args: _advance(*args, rule=rule, width=width, last=last))(
+          live, node, child, valid, scores)
+  if not last:
+    chex.assert_tree_shape_prefix(state, child.shape[:2])
+    state = jax.vmap(
+        lambda s, p: jax.tree.map(lambda x: x[p], s))(state, parent)
+  return live, state
+
+
 def beam_search(
     logits_fn: LogitsFn,
     t: types.Trie,
@@ -187,8 +216,7 @@ def beam_search(
       ignored. NaN ranks last among real nodes. Scores are summed and ranked in
       float32.
     t: trie with NumPy or (traced) device arrays.
-    beam_size: largest number of prefixes kept a user; wider than the catalog
-      is clipped.
+    beam_size: most prefixes kept a user; wider than the catalog is clipped.
     batch_size: B, users.
     state: None, or a pytree of arrays [B, W_l, ...] (first [B, 1, ...]) such
       as a cache; what the model returns is gathered by parent beam.
@@ -215,26 +243,10 @@ def beam_search(
   chex.assert_tree_shape_prefix(state, (batch_size, 1))
   branching = _check_branching(t, branching, num_levels)
   t = jax.tree.map(jnp.asarray, t)
-
-  live = _Live(node=jnp.zeros((batch_size, 1), jnp.int32),
-               code=jnp.zeros((batch_size, 1, 0), jnp.int32),
-               score=jnp.zeros((batch_size, 1), jnp.float32),
-               alive=jnp.ones((batch_size, 1), bool))
+  live = _root(batch_size)
   for level, num_children in enumerate(branching):
-    first, code = t.first_child[level], t.code[level]
-    node, child, valid = jax.vmap(
-        lambda live: _children(live, first, code, num_children))(live)
-    scores, state = logits_fn(live.code, child, state)
-    chex.assert_shape(scores, child.shape)
-    last = level == num_levels - 1
-    # Clipped by the candidates too: a padded trie has more nodes than paths.
-    width = min(beam_size, code.shape[0], int(np.prod(child.shape[1:])))
-    live, parent = jax.vmap(
-        lambda *args: _advance(*args, rule=score, width=width, last=last))(
-            live, node, child, valid, scores)
-    if not last:
-      chex.assert_tree_shape_prefix(state, child.shape[:2])
-      state = jax.vmap(
-          lambda s, p: jax.tree.map(lambda x: x[p], s))(state, parent)
+    live, state = _step(logits_fn, live, state, t, level, num_children,
+                        rule=score, beam_size=beam_size,
+                        last=level + 1 == num_levels)
   width = min(top_k, t.items.shape[0])
   return jax.vmap(lambda live: _expand(live, t, num_levels, width))(live)

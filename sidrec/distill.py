@@ -94,6 +94,35 @@ def mix(
       (draw < p_mix)[..., None], jax.lax.stop_gradient(predicted), u2t)
 
 
+def match_counts(
+    history: types.Array, weight: types.Array, codes: types.Array
+) -> jax.Array:
+  """Counts the history's items that share each prefix of a code.
+
+  The part of u2i that is known at token level without a guess: what this user
+  did with the items below a prefix.
+
+  Args:
+    history: [B, T, L] int32 codes of the history's items.
+    weight: [B, T, A] what each counts for, 0 where not valid (one-hot of A
+      actions).
+    codes: [B, C, l] int32 prefixes, l <= L.
+
+  Returns:
+    [B, C, L, A] float32 log(1 + count); entry j is of the first j + 1 codes,
+    0 for j >= l.
+  """
+  chex.assert_rank([history, weight, codes], 3)
+  (b, c, given), levels = codes.shape, history.shape[-1]
+  same, out = jnp.ones((b, c, history.shape[1]), jnp.float32), []
+  for level in range(given):
+    same = same * (
+        codes[:, :, None, level] == history[:, None, :, level])
+    out.append(jnp.log1p(jnp.matmul(same, weight)))
+  zero = jnp.zeros((b, c, weight.shape[-1]), jnp.float32)
+  return jnp.stack(out + [zero] * (levels - given), 2)
+
+
 def u2t_loss(predicted: types.Array, target: types.Array) -> jax.Array:
   """Returns the mean squared error over X: [..., X] twice -> [...].
 

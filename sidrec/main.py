@@ -36,12 +36,13 @@ def main(argv: list[str]) -> None:
     raise types.InputError(f'argument {argv[1]!r} is not known: flags begin '
                            'with --')
   for flag in (_CONFIG, _WORKDIR):
-    if flag.value is None:
+    if not flag.value:
       raise types.InputError(f'--{flag.name} is missing')
   config, workdir = _CONFIG.value, os.path.expanduser(_WORKDIR.value)
   parallel.initialize()
-  logging.info('process %d of %d, devices: %s', jax.process_index(),
-               jax.process_count(), jax.devices())
+  if jax.process_count() > 1:
+    logging.info('process %d of %d, devices: %s', jax.process_index(),
+                 jax.process_count(), jax.devices())
   if _MODE.value == 'train_and_evaluate':
     train.train_and_evaluate(config, workdir)
     return

@@ -24,7 +24,7 @@ LAYERS = dict(
     train=6,
     main=7, compare=7)
 # Rooms that do not see every layer below them -> layers they do see.
-NARROW = dict(parallel={0}, checkpoint={0}, main={0, 1, 5, 6},
+NARROW = dict(parallel={0}, checkpoint={0}, main={0, 1, 4, 5, 6},
               compare={0, 1, 5, 6})
 # Outside name -> the only rooms that may use it.
 HOMES = {

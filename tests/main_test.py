@@ -86,7 +86,7 @@ def test_bad_input_without_a_process(mode, tmp_path):
   with pytest.raises(types.InputError, match='--config is missing'):
     mode(tmp_path, 'evaluate', config=None)
   with pytest.raises(types.InputError, match='--workdir is missing'):
-    mode(None, 'evaluate', workdir=None)
+    mode('', 'evaluate')
   with pytest.raises(types.InputError, match="argument 'x' is not known"):
     main.main(['main', 'x'])
   for name in ('evaluate', 'export', 'recommend'):

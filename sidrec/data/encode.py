@@ -31,36 +31,20 @@ def build(
     types.InputError: on a split that is empty or a setting that does not fit.
   """
   _check_config(config)
-  info, events = tables.info, tables.events
-  item_ids = tables.items['item_id']
-  user_ids = np.unique(np.concatenate([
-      table['user_id'] for table in (events, tables.users, tables.histories)
-      if table is not None]))
-  user = np.searchsorted(user_ids, events['user_id']).astype(np.int32)
-  order = np.argsort(item_ids, kind='stable')
-  item = order[np.searchsorted(item_ids, events['item_id'], sorter=order)]
-  item = item.astype(np.int32)
-  time = events['timestamp']
+  info, item_ids = tables.info, tables.items['item_id']
+  events, time = tables.events, tables.events['timestamp']
+  user_ids, user, item = _number(tables)
   has_negatives = info['label'] is not None
   label = (events[info['label']] if has_negatives
            else np.ones(len(time), np.float32))
   if not has_negatives and config.eval_negatives and len(item_ids) < 2:
     raise types.InputError(f'{where}/items: one item leaves no negatives')
   split, split_note = splits.assign(info, config.split, user, time, where)
-  before, until = None, np.zeros(0, np.int64)
-  if tables.histories is not None:
-    rows = tables.histories['user_id']
-    until = tables.histories.get('until', np.full(len(rows), -1, np.int64))
-  times = np.unique(np.concatenate([time, until]))
-  if tables.histories is not None:
-    before = history.before(
-        tables.histories, np.searchsorted(user_ids, rows),
-        np.searchsorted(times, until), item_ids)
-  index = _make_index(tables, config, times, user, item, label, split, before,
-                      len(user_ids))
-  sequences, kind = _make_sequences(
-      config, times, user, item, label, time, before, has_negatives,
-      len(user_ids))
+  times, before = _before(tables, user_ids)
+  index = _make_index(
+      tables, config, times, user, item, label, split, before, len(user_ids))
+  sequences, kind = _make_sequences(config, times, user, item, label, time,
+                                    before, has_negatives, len(user_ids))
   item_spec, item_table, request_spec, users, context = _make_features(
       tables, user_ids, split == splits.TRAIN, where)
   if before is not None and config.history_vectors:
@@ -91,6 +75,35 @@ def build(
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
       context=context, index=index, sequences=sequences,
       event_stop=sequences.stop(user, np.searchsorted(times, time)))
+
+
+def _number(
+    tables: tables_lib.Tables
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns the ids of all users [U], and each event's user and item [E]."""
+  events, item_ids = tables.events, tables.items['item_id']
+  user_ids = np.unique(np.concatenate([
+      table['user_id'] for table in (events, tables.users, tables.histories)
+      if table is not None]))
+  user = np.searchsorted(user_ids, events['user_id']).astype(np.int32)
+  order = np.argsort(item_ids, kind='stable')
+  item = order[np.searchsorted(item_ids, events['item_id'], sorter=order)]
+  return user_ids, user, item.astype(np.int32)
+
+
+def _before(
+    tables: tables_lib.Tables, user_ids: np.ndarray
+) -> tuple[np.ndarray, history.Before | None]:
+  """Returns all times there are, sorted, and what came before the log."""
+  time = tables.events['timestamp']
+  if tables.histories is None:
+    return np.unique(time), None
+  rows = tables.histories['user_id']
+  until = tables.histories.get('until', np.full(len(rows), -1, np.int64))
+  times = np.unique(np.concatenate([time, until]))
+  return times, history.before(
+      tables.histories, np.searchsorted(user_ids, rows),
+      np.searchsorted(times, until), tables.items['item_id'])
 
 
 def _check_config(config: ml_collections.ConfigDict) -> None:

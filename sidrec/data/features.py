@@ -47,10 +47,9 @@ def encode(
   fields, ids, values, vectors = [], [], [], []
   vocabulary, num_slots, num_values = 1, 0, 0
   for name, column in columns.items():
-    if column['role'] == types.Role.NEVER.value:
-      continue
     kind = column['type']
-    if kind in ('text', 'text_list') and embeddings is not None:
+    if column['role'] == types.Role.NEVER.value or (
+        kind in ('text', 'text_list') and embeddings is not None):
       continue
     if kind in ('number', 'date'):
       parse = _days if kind == 'date' else columns_lib.numbers
@@ -61,12 +60,8 @@ def encode(
       values.append(block)
       num_values = stop
       continue
-    if kind in ('text', 'text_list'):
-      block, size = hash_words(table[name]), NUM_BUCKETS
-    else:
-      offsets, codes, size = factorize(table[name], fit)
-      cap = 1 if kind == 'category' else MAX_VALUES
-      block = pad(offsets, codes, cap, f'{where}: column {name}')
+    block, size = _categories(table[name], kind, fit,
+                              f'{where}: column {name}')
     stop = num_slots + block.shape[1]
     fields.append(types.Field(name, role, 'category', num_slots, stop, size))
     ids.append(np.where(block >= 0, block + vocabulary, 0))
@@ -84,6 +79,17 @@ def encode(
       ids=_join(ids, num_rows, np.int32),
       values=_join(values, num_rows, np.float32),
       vectors=_join(vectors, num_rows, np.float32))
+
+
+def _categories(
+    column: np.ndarray, kind: str, fit: np.ndarray, where: str
+) -> tuple[np.ndarray, int]:
+  """Returns (codes [R, S], -1 where missing; number of categories)."""
+  if kind in ('text', 'text_list'):
+    return hash_words(column), NUM_BUCKETS
+  offsets, codes, size = factorize(column, fit)
+  cap = 1 if kind == 'category' else MAX_VALUES
+  return pad(offsets, codes, cap, where), size
 
 
 def _join(

@@ -33,7 +33,8 @@ class Loaded:
 
   def __init__(
       self, config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
-      evaluator: evaluator_lib.Evaluator, state: types.TrainState, results: dict[str, Any]):
+      evaluator: evaluator_lib.Evaluator, state: types.TrainState,
+      results: dict[str, Any]):
     """See `load`."""
     self.config, self.dataset = config, dataset
     self.metrics = results.get('metrics', {})

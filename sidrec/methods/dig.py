@@ -131,7 +131,8 @@ def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog
   """Returns fresh (params, codebook, batch_stats); consumes `key`."""
   params, batch_stats = ranker.init(
       rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data),
-      catalog)
+      catalog, dig.tokenizer.num_levels * dig.data.num_actions
+      if dig.config.loss.match else 0)
   sample = jnp.zeros((dig.data.num_items, dig.config.model.dim), jnp.float32)
   codes, codebook = dig.tokenizer.init(rng.stream(key, 'tokenizer'), sample)
   return {'tower': params, 'tokenizer': codes}, codebook, batch_stats
@@ -170,9 +171,12 @@ def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
     found_history = model.leaves(found_history, found.history)
   levels, dim = semantic.shape[1:]
   query = semantic.reshape(b, c * levels, dim)
+  rank_match, found_match = _match(dig, codebook, output.codes, batches, now)
   rank_h = model.attend(
-      model.users(rank, rank_history), x[:cut].reshape(*rank.item.shape, dim))
-  found_h = model.attend(model.users(found, found_history), query)
+      model.users(rank, rank_history), x[:cut].reshape(*rank.item.shape, dim),
+      rank_match)
+  found_h = model.attend(
+      model.users(found, found_history), query, found_match)
   guess = model.u2t(
       jax.lax.stop_gradient(found_h) if dig.config.loss.stop_h else found_h,
       jax.lax.stop_gradient(query)).reshape(b * c, levels, -1)
@@ -199,6 +203,25 @@ def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
   return Forward(
       logits[:cut].reshape(rank.item.shape), logits[cut:].reshape(b, c, levels),
       output, x, cross[cut:], guess, u2t)
+
+
+def _match(dig: dig_serving.Dig, codebook: types.PyTree, codes: jax.Array,
+           batches: Mapping[str, types.Batch], now: Now
+           ) -> tuple[jax.Array | None, jax.Array | None]:
+  """Matches of both paths' queries: [B, C, M] and [B', C' L, M], or None."""
+  if not dig.config.loss.match:
+    return None, None
+  rank, found = batches['rank'], batches['retrieval']
+  sid = dig.tokenizer.codes(codebook)
+  # In the warm-up codes are placeholders, and match by chance.
+  of_rank = now.joint * dig_serving.matches(dig, sid, rank, sid[rank.item])
+  full = now.joint * dig_serving.matches(
+      dig, sid, found, codes[rank.item.size:].reshape(*found.item.shape, -1))
+  b, c, levels, actions = full.shape
+  # A query of level l knows the matches of its own prefix only.
+  known = jnp.tril(jnp.ones((levels, levels)))[None, None, :, :, None]
+  spread = (full[:, :, None] * known).reshape(b, c * levels, levels * actions)
+  return dig_serving.flat_matches(of_rank), spread
 
 
 def loss_fn(dig: dig_serving.Dig, params: types.PyTree,
@@ -284,11 +307,13 @@ def _terms(dig: dig_serving.Dig, out: Forward, params: types.PyTree,
 def _all_vectors(dig: dig_serving.Dig, state: types.TrainState,
                  catalog: types.Catalog) -> jax.Array:
   item = jnp.arange(dig.data.num_items)
-  return dig_serving.serve(dig, state, lambda m: m.items(catalog.features, item))
+  return dig_serving.serve(
+      dig, state, lambda m: m.items(catalog.features, item))
 
 
 def grow_tree(dig: dig_serving.Dig, state: types.TrainState,
-              catalog: types.Catalog, seed: int) -> tuple[types.TrainState, types.Metrics]:
+              catalog: types.Catalog, seed: int
+              ) -> tuple[types.TrainState, types.Metrics]:
   """Host hook: balanced k-means tree over e_v, after the warm-up."""
   params, codebook = dig.tokenizer.fit(
       seed, state.params['tokenizer'], state.codebook,
@@ -302,7 +327,8 @@ def grow_tree(dig: dig_serving.Dig, state: types.TrainState,
 
 
 def reassign(dig: dig_serving.Dig, state: types.TrainState,
-             catalog: types.Catalog, seed: int) -> tuple[types.TrainState, types.Metrics]:
+             catalog: types.Catalog, seed: int
+             ) -> tuple[types.TrainState, types.Metrics]:
   """Host hook: capacity-limited reassignment of the stored codes."""
   del seed
   codebook, metrics = dig.tokenizer.refresh(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from sidrec import decode
+from sidrec import distill
 from sidrec import types
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
@@ -42,6 +43,28 @@ def item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
   return out
 
 
+def matches(dig: Dig, sid: jax.Array, batch: types.Batch, codes: jax.Array
+            ) -> jax.Array | None:
+  """Matches [B, C, L, A] of prefixes [B, C, l] with the history, or None.
+
+  Args:
+    dig: the shared parts.
+    sid: [V, L] stored codes.
+    batch: B requests.
+    codes: [B, C, l] int32.
+  """
+  if not dig.config.loss.match:
+    return None
+  action = jax.nn.one_hot(batch.history_action, dig.data.num_actions)
+  weight = action * batch.history_mask[..., None]
+  return distill.match_counts(sid[batch.history], weight, codes)
+
+
+def flat_matches(found: jax.Array | None) -> jax.Array | None:
+  """[B, C, L, A] -> [B, C, L * A]."""
+  return None if found is None else found.reshape(*found.shape[:2], -1)
+
+
 def serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
   """Applies fn(module) with the state's tower and running statistics."""
   model = ranker.make(dig.config.model, dig.data)
@@ -53,22 +76,24 @@ def serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
 def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
           batch: types.Batch) -> jax.Array:
   """Logits [B, C] of the ranking path, with the candidates' own u2i."""
-  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+  sid = dig.tokenizer.codes(state.codebook)
+  codes = sid[batch.item]
   semantic = dig.tokenizer.prefix(state.params['tokenizer'], codes)
 
   def fn(model: ranker.Ranker) -> jax.Array:
     x, history = model.vectors(catalog, [batch.item, batch.history])
-    h = model.attend(model.users(batch, history), x)
+    h = model.attend(model.users(batch, history), x, flat_matches(
+        matches(dig, sid, batch, codes)))
     return model.logits(
         h, item_slot(dig, model, x, semantic, False),
         model.normalize('cross', batch.cross, False), 'u2i')
   return serve(dig, state, fn)
 
 
-def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any
-                   ) -> jax.Array:
+def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any,
+                   match: jax.Array | None) -> jax.Array:
   """Level scores [B, C] of prefix embeddings [B, C, D]; u2i is unknown."""
-  h = model.attend(users, e)
+  h = model.attend(users, e, flat_matches(match))
   u2i = model.u2t(h, e)
   if not dig.config.eval.use_u2t:
     u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
@@ -78,7 +103,8 @@ def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any
 def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
                 batch: types.Batch) -> jax.Array:
   """Logits [B, C] of the retrieval path at the last level, without u2i."""
-  codes = dig.tokenizer.codes(state.codebook)[batch.item]
+  sid = dig.tokenizer.codes(state.codebook)
+  codes = sid[batch.item]
 
   def fn(model: ranker.Ranker) -> jax.Array:
     e, history = model.vectors(catalog, [batch.item, batch.history])
@@ -87,7 +113,8 @@ def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
     else:
       e = model.leaves(e, batch.item)
       history = model.leaves(history, batch.history)
-    return _prefix_logits(dig, model, e, model.users(batch, history))
+    return _prefix_logits(dig, model, e, model.users(batch, history),
+                          matches(dig, sid, batch, codes))
   return serve(dig, state, fn)
 
 
@@ -119,7 +146,8 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   sizes = dig.tokenizer.codebook_sizes
   item_leaf = dig.config.loss.leaf == 'item'
   # A whole code names one item: items in the order of their codes.
-  keys = _code_key(dig.tokenizer.codes(state.codebook), sizes)
+  sid = dig.tokenizer.codes(state.codebook)
+  keys = _code_key(sid, sizes)
   item = jnp.argsort(keys)
   keys = keys[item]
 
@@ -141,7 +169,9 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
         e = leaves[jnp.minimum(place, item.shape[0] - 1)]
       else:
         e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-      return _prefix_logits(dig, model, e, users).reshape(b, w, m), carry
+      out = _prefix_logits(
+          dig, model, e, users, matches(dig, sid, batch, codes))
+      return out.reshape(b, w, m), carry
 
     return decode.beam_search(
         logits_fn, trie, beam_size=beam_size, branching=branching,

@@ -37,7 +37,7 @@ class FeatureEncoder(nn.Module):
   spec: types.FeatureSpec
   dim: int
   vector_dim: int
-  init_scale: float = 0.01
+  init_scale: float
 
   @nn.compact
   def __call__(self, table: types.FeatureTable) -> jax.Array:

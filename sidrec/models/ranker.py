@@ -24,6 +24,7 @@ class ItemEncoder(nn.Module):
   dim: output width D.
   id_dim: width of the id embedding; 0 leaves the id out.
   field_dim: width of one categorical field.
+  init_scale: standard deviation of fresh rows of its tables.
   hidden: width of the hidden layer.
   """
   spec: types.FeatureSpec
@@ -31,6 +32,7 @@ class ItemEncoder(nn.Module):
   dim: int
   id_dim: int
   field_dim: int
+  init_scale: float
   hidden: int
 
   @nn.compact
@@ -51,7 +53,8 @@ class ItemEncoder(nn.Module):
     rows = jnp.arange(self.num_items) if whole else flat
     table = features if whole else jax.tree.map(lambda x: x[flat], features)
     parts = [layers.FeatureEncoder(
-        self.spec, self.field_dim, self.dim, name='features')(table)]
+        self.spec, self.field_dim, self.dim, self.init_scale,
+        name='features')(table)]
     if self.id_dim:
       ids = self.param(
           'item_id', nn.initializers.normal(0.01),
@@ -69,7 +72,7 @@ class Ranker(nn.Module):
   """Scores candidates (ranking path) and token prefixes (retrieval path).
 
   data: static facts of the data set.
-  dim, id_dim, field_dim, hidden: of the item encoder.
+  dim, id_dim, field_dim, init_scale, hidden: of the item encoder.
   attention: hidden width of DIN's unit.
   cross_layers, cross_rank: of DCNv2.
   experts, expert_width: of the mixture.
@@ -79,6 +82,7 @@ class Ranker(nn.Module):
   dim: int
   id_dim: int
   field_dim: int
+  init_scale: float
   hidden: int
   attention: int
   cross_layers: int
@@ -91,14 +95,14 @@ class Ranker(nn.Module):
     """Builds the parts; slots are batch norms by name."""
     self.encoder = ItemEncoder(
         self.data.items, self.data.num_items, self.dim, self.id_dim,
-        self.field_dim, self.hidden)
+        self.field_dim, self.init_scale, self.hidden)
     # The ranking loss overfits item ids within an epoch, retrieval needs them
     # for longer: it adds a table of its own to e_v.
     self.leaf = self.param(
         'leaf_id', nn.initializers.normal(0.01),
         (self.data.num_items, self.dim))
     self.request = layers.FeatureEncoder(
-        self.data.request, self.field_dim, self.dim)
+        self.data.request, self.field_dim, self.dim, self.init_scale)
     self.request_mlp = layers.MLP((self.hidden, self.dim))
     self.action = nn.Embed(max(self.data.num_actions, 1), self.dim)
     self.position = self.param(
@@ -158,8 +162,9 @@ class Ranker(nn.Module):
             'request': jnp.concatenate([request, mean], -1)}
 
   def attend(
-      self, users: dict[str, jax.Array], query: jax.Array) -> jax.Array:
-    """Returns h [B, C, 5 D] of queries [B, C, D].
+      self, users: dict[str, jax.Array], query: jax.Array,
+      match: jax.Array | None = None) -> jax.Array:
+    """Returns h [B, C, 5 D + M] of queries [B, C, D] and matches [B, C, M].
 
     DIN of each query, the request, and the products of query and history:
     their sum is the similarity that a low-rank cross layer would have to find.
@@ -168,8 +173,8 @@ class Ranker(nn.Module):
     request = jnp.broadcast_to(
         users['request'][:, None], (*query.shape[:2], 2 * self.dim))
     mean = request[..., self.dim:]
-    return jnp.concatenate(
-        [pooled, pooled * query, mean * query, request], -1)
+    parts = [pooled, pooled * query, mean * query, request]
+    return jnp.concatenate(parts + ([] if match is None else [match]), -1)
 
   def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array:
     """MLP_u2t: predicts u2i from h [..., 5 D] and e_sid [..., D]: [..., X]."""
@@ -221,10 +226,11 @@ class Ranker(nn.Module):
       start += item.size
     return out
 
-  def touch(self, catalog: types.Catalog, batch: types.Batch) -> jax.Array:
+  def touch(self, catalog: types.Catalog, batch: types.Batch,
+            match: jax.Array) -> jax.Array:
     """Runs every part once, so that `init` creates all parameters."""
     x, history = self.vectors(catalog, [batch.item, batch.history])
-    h = self.attend(self.users(batch, history), x)
+    h = self.attend(self.users(batch, history), x, match)
     guess = self.u2t(h, self.leaves(x, batch.item))
     for slot in ('rsid', 'sid'):
       self.normalize(slot, x, False)
@@ -245,9 +251,16 @@ def make(
 
 
 def init(
-    key: jax.Array, model: Ranker, catalog: types.Catalog
+    key: jax.Array, model: Ranker, catalog: types.Catalog, num_match: int = 0
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Returns fresh (params, batch_stats); consumes `key`."""
+  """Returns fresh (params, batch_stats); consumes `key`.
+
+  Args:
+    key: PRNG key.
+    model: to initialize.
+    catalog: item features.
+    num_match: M, width of what `attend` gets beside the query.
+  """
   data = model.data
   ints = lambda *shape: jnp.zeros(shape, jnp.int32)
   ones = lambda *shape: jnp.ones(shape, jnp.float32)
@@ -261,5 +274,6 @@ def init(
           values=ones(2, data.request.num_values),
           vectors=ones(2, data.request.num_dims)),
       cross=ones(2, 1, len(data.cross_names)))
-  variables = model.init(key, catalog, batch, method=Ranker.touch)
+  variables = model.init(
+      key, catalog, batch, ones(2, 1, num_match), method=Ranker.touch)
   return variables['params'], variables['batch_stats']

@@ -14,6 +14,7 @@ from sidrec import types
 
 
 class InitFn(Protocol):
+  """Makes a cheap start."""
 
   def __call__(
       self, key: types.Array, sample: types.Array
@@ -26,6 +27,7 @@ class InitFn(Protocol):
 
 
 class EncodeFn(Protocol):
+  """Turns item vectors into codes."""
 
   def __call__(
       self,
@@ -54,6 +56,7 @@ class EncodeFn(Protocol):
 
 
 class LossFn(Protocol):
+  """Gives the tokenizer's own loss."""
 
   def __call__(
       self, params: types.PyTree, codebook: types.PyTree, x: types.Array,
@@ -63,6 +66,7 @@ class LossFn(Protocol):
 
 
 class UpdateFn(Protocol):
+  """Follows the traffic of a step."""
 
   def __call__(
       self, codebook: types.PyTree, output: types.TokenizerOutput, *,
@@ -76,12 +80,14 @@ class UpdateFn(Protocol):
 
 
 class PrefixFn(Protocol):
+  """Embeds prefixes of codes."""
 
   def __call__(self, params: types.PyTree, codes: types.Array) -> types.Array:
     """Embeds prefixes of any length l in 1..L: [..., l] int32 -> [..., D]."""
 
 
 class FitFn(Protocol):
+  """Starts from all items."""
 
   def __call__(
       self, seed: int, params: types.PyTree, codebook: types.PyTree,
@@ -91,6 +97,7 @@ class FitFn(Protocol):
 
 
 class RefreshFn(Protocol):
+  """Gives all items their codes again."""
 
   def __call__(
       self, params: types.PyTree, codebook: types.PyTree, vectors: types.Array
@@ -103,6 +110,7 @@ class RefreshFn(Protocol):
 
 
 class CodesFn(Protocol):
+  """Reads the stored codes."""
 
   def __call__(self, codebook: types.PyTree) -> types.Array:
     """Returns the stored codes [V, L] int32."""
@@ -149,3 +157,20 @@ def check_capacity(config: Any, spec: types.DataSpec) -> None:
         f'tokenizer.codebook_size: {config.codebook_size} codes on '
         f'{config.num_levels} levels name {capacity} items, the catalog has '
         f'{spec.num_items}; raise it, or tokenizer.num_levels.')
+
+
+def check_choice(config: Any, name: str, options: tuple[str, ...]) -> None:
+  """Refuses a setting that is not among the options.
+
+  Args:
+    config: settings.
+    name: of the setting.
+    options: what it may be.
+
+  Raises:
+    types.InputError: naming the setting and its options.
+  """
+  if config[name] not in options:
+    raise types.InputError(
+        f'tokenizer.{name}: {config[name]!r} is not one of '
+        f'{", ".join(options)}.')

@@ -24,6 +24,7 @@ import numpy as np
 from sidrec import types
 from sidrec.tokenizers import balance
 from sidrec.tokenizers import base
+from sidrec.tokenizers import distances
 from sidrec.tokenizers import noise as noise_lib
 
 _GAP_FLOOR = 1e-6
@@ -88,8 +89,8 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     types.InputError: a setting out of range, or V > K ** L.
   """
   base.check_capacity(config, spec)
-  _choose(config, 'assignment', ('gumbel_st', 'ema'))
-  _choose(config, 'forward_code', ('mixed', 'stored', 'sampled'))
+  base.check_choice(config, 'assignment', ('gumbel_st', 'ema'))
+  base.check_choice(config, 'forward_code', ('mixed', 'stored', 'sampled'))
   for name, low, high in (
       ('dim', 1, np.inf), ('tau', 1e-6, np.inf), ('slack', 1, np.inf),
       ('margin', 0, np.inf), ('usage_ratio', 0, np.inf),
@@ -108,29 +109,6 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
       refresh=bind(_refresh), codes=_codes)
 
 
-def _choose(config: Any, name: str, options: tuple[str, ...]) -> None:
-  if config[name] not in options:
-    raise types.InputError(
-        f'tokenizer.{name}: {config[name]!r} is not one of '
-        f'{", ".join(options)}.')
-
-
-def _sqdist(x: jax.Array, book: jax.Array) -> jax.Array:
-  """[B, D], [K, D] -> squared distances [B, K]."""
-  # Full precision: differences of distances decide, and TPUs would round.
-  cross = jnp.matmul(x, book.T, precision=jax.lax.Precision.HIGHEST)
-  return (jnp.sum(x * x, -1)[:, None] - 2 * cross
-          + jnp.sum(book * book, -1)[None])
-
-
-def _top_two_gap(dist: jax.Array) -> jax.Array:
-  """[B, K] -> second smallest minus smallest, [B]."""
-  first = jnp.argmin(dist, -1)
-  others = jnp.where(
-      jnp.arange(dist.shape[-1])[None] == first[:, None], jnp.inf, dist)
-  return jnp.min(others, -1) - jnp.min(dist, -1)
-
-
 def _init(
     s: _Settings, key: jax.Array, sample: jax.Array
 ) -> tuple[types.PyTree, types.PyTree]:
@@ -145,8 +123,8 @@ def _init(
     rest = rest // s.codebook_size
   residual, gaps = sample, []
   for book in address:
-    dist = _sqdist(residual, book)
-    gaps.append(jnp.mean(_top_two_gap(dist)))
+    dist = distances.squared(residual, book)
+    gaps.append(jnp.mean(distances.top_two_gap(dist)))
     residual = residual - book[jnp.argmin(dist, -1)]
   even = jnp.full((s.num_levels, s.codebook_size), 1 / s.codebook_size)
   return _pack(s, address, jnp.stack(digits[::-1], -1), jnp.stack(gaps), even)
@@ -203,18 +181,13 @@ def _encode(
   sg = jax.lax.stop_gradient
   address = _address(s, params, codebook)
   address = jnp.where(live > 0, address, sg(address))
-  near = jnp.argmin(_sqdist(x, address[0]), -1)
-  hot, gumbel = jnp.zeros(near.shape, bool), None
-  if s.trained and key is not None and item is not None:
-    share = codebook['usage'][near]
-    hot = (share > s.usage_ratio / s.codebook_size) & (sigma > 0)
-    gumbel = sigma * hot[:, None, None] * noise_lib.gumbel(
-        key, item, (s.num_levels, s.codebook_size))
+  near = jnp.argmin(distances.squared(x, address[0]), -1)
+  hot, gumbel = _explore(s, codebook, near, sigma, key, item)
   residual, total, levels = x, jnp.zeros_like(x), []
   if s.ste_recall and not s.trained:
     total = x - sg(x)
   for level in range(s.num_levels):
-    dist = _sqdist(residual, address[level])
+    dist = distances.squared(residual, address[level])
     logits = -dist / jnp.maximum(sg(codebook['gap'][level]), _GAP_FLOOR)
     stored = (jnp.argmin(dist, -1) if item is None
               else codebook['sid'][item, level])
@@ -227,7 +200,7 @@ def _encode(
     word = address[level][code]
     levels.append(dict(
         codes=code.astype(jnp.int32), quantized=total, residuals=residual,
-        logits=logits, entropy=entropy, gaps=_top_two_gap(dist),
+        logits=logits, entropy=entropy, gaps=distances.top_two_gap(dist),
         flip=code != stored,
         commit=jnp.mean(jnp.square(sg(word) - residual), -1),
         book=jnp.mean(jnp.square(word - sg(residual)), -1)))
@@ -243,6 +216,19 @@ def _encode(
           entropy=out.pop('entropy'), gaps=out.pop('gaps'),
           live=jnp.broadcast_to(live, near.shape))))
   return types.TokenizerOutput(**out, aux=aux)
+
+
+def _explore(
+    s: _Settings, codebook: types.PyTree, near: jax.Array, sigma: jax.Array,
+    key: jax.Array | None, item: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+  """Says which items explore [B], and their noise [B, L, K] or None."""
+  if not s.trained or key is None or item is None:
+    return jnp.zeros(near.shape, bool), None
+  share = codebook['usage'][near]
+  hot = (share > s.usage_ratio / s.codebook_size) & (sigma > 0)
+  return hot, sigma * hot[:, None, None] * noise_lib.gumbel(
+      key, item, (s.num_levels, s.codebook_size))
 
 
 def _read(
