@@ -38,12 +38,12 @@ def base_config() -> ml_collections.ConfigDict:
   ))
   config.train = ml_collections.ConfigDict(dict(
       num_steps=-1,  # -1: num_epochs passes over the first stream.
-      num_epochs=4.,
+      num_epochs=2.5,
       batch_size=1024,  # Global, all devices together.
       learning_rate=2e-3,
       embedding_learning_rate=2e-3,
       weight_decay=1e-4,
-      embedding_weight_decay=1.,
+      embedding_weight_decay=3.,
       clip_norm=1.,
       warmup_steps=50,
       log_every=20,

@@ -128,6 +128,13 @@ def _run_seed(config: ml_collections.ConfigDict, top: str, seed: int,
   workdir = top if config.num_seeds == 1 else os.path.join(
       top, f'seed_{seed}')
   run = assemble(config, workdir, seed, dataset, mapped)
+  with run.checkpointer:
+    return _train_seed(run, top, signalled)
+
+
+def _train_seed(run: Run, top: str, signalled: Callable[[], bool]
+                ) -> dict[str, Any]:
+  config, mapped = run.config, run.mapped
   state, resumed = start(run)
   if mapped.is_main:
     # Not before: a checkpoint of another config has been refused by now.
@@ -145,8 +152,7 @@ def _run_seed(config: ml_collections.ConfigDict, top: str, seed: int,
         run.progress.examples / run.progress.step_seconds)
   codes = run.evaluator.codes(state)
   if mapped.is_main and codes is not None:
-    evaluate.write_codes(workdir, dataset, codes)
-  run.checkpointer.close()
+    evaluate.write_codes(run.workdir, run.dataset, codes)
   return {**outcome, 'steps': step, 'seconds': run.progress.seconds,
           'codes': codes}
 

@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from sidrec import train
 from tests import tiny_run
@@ -27,6 +28,7 @@ def _launch(workdir):
       stderr=subprocess.STDOUT)
 
 
+@pytest.mark.slow
 def test_two_processes_train_save_stop_and_go_on_like_one(tmp_path):
   two, one = tmp_path / 'two', tmp_path / 'one'
   process = _launch(two)
