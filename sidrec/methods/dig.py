@@ -72,10 +72,12 @@ def make(
   Raises:
     types.InputError: if the code space is too small for the catalog.
   """
-  _check(config)
+  settings = config.tokenizer.copy_and_resolve_references()
+  if not settings.codebook_size:
+    settings.codebook_size = default_size(data.num_items, settings.num_levels)
+  _check(config, settings)
   dig = dig_serving.Dig(
-      config, data,
-      tokenizers.get(config.tokenizer.name).make(config.tokenizer, data),
+      config, data, tokenizers.get(settings.name).make(settings, data),
       num_steps, int(num_steps * config.loss.warmup),
       int(num_steps * config.loss.freeze))
   every = config.loss.reassign_every or max(num_steps // 8, 1)
@@ -103,7 +105,21 @@ def make(
       codebook_sizes=dig.tokenizer.codebook_sizes)
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def default_size(num_items: int, num_levels: int) -> int:
+  """Returns the multiple of 4 whose K ** L is at least three times V.
+
+  Args:
+    num_items: V.
+    num_levels: L.
+  """
+  size = 4
+  while size ** num_levels < 3 * num_items:
+    size += 4
+  return size
+
+
+def _check(config: ml_collections.ConfigDict,
+           settings: ml_collections.ConfigDict) -> None:
   """Refuses settings that no arm would read as they are meant."""
   for key, allowed in (
       ('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
@@ -119,7 +135,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
     if not 0 <= config.loss[key] <= 1:
       raise types.InputError(
           f'config.loss.{key}={config.loss[key]}: must be in [0, 1]')
-  size, levels = config.tokenizer.codebook_size, config.tokenizer.num_levels
+  size, levels = settings.codebook_size, settings.num_levels
   if config.loss.leaf == 'item' and size**levels > 2**32:
     raise types.InputError(
         f'config.tokenizer.codebook_size={size} with {levels} levels: whole '
