@@ -104,7 +104,11 @@ def _check_config_file() -> None:
 
 def _flag_message(error: BaseException) -> str:
   """Returns the line that matters of what the flag library wraps around it."""
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]
   text = str(error.args[0]) if error.args else str(error)
+  # Some errors carry the representation of another one's text.
+  text = text.replace('\\n', ' ').replace("\\'", "'").strip('"')
   if 'Traceback' in text:
     text = [line for line in text.splitlines() if line.strip()][-1]
     text = text.split('InputError: ')[-1]
