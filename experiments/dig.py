@@ -10,15 +10,14 @@ import ml_collections
 from sidrec import config as config_lib
 
 RUNLOCAL = {
-    'train.num_epochs': 1.5, 'train.batch_size': 512,
-    'train.retrieval_batch_size': 256, 'data.history_length': 20,
+    'train.num_epochs': 1.5, 'data.history_length': 20,
     'eval.valid_users': 300, 'eval.beam_size': 50,
 }
 
 # Chosen on validation; what was tried stands in the README.
 PER_DATA = {
     'kuairand-pure-14d': {
-        'model.init_scale': .01, 'loss.match': False,
+        'model.init_scale': .01,
         'train.num_epochs': 5., 'train.evals_per_epoch': .4,
         'train.embedding_weight_decay': 30., 'train.pair_weight': .1,
         'eval.beam_size': 64},
@@ -31,7 +30,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.method = 'dig'
   config_lib.add_ranker(config)
   config.train.update(dict(
-      retrieval_batch_size=512, retrieval_negatives=4))
+      retrieval_batch_size=256, retrieval_negatives=4,
+      retrieval_seen_negatives=1))
   config.tokenizer = ml_collections.ConfigDict(dict(
       name='dig', dim=config.model.get_ref('dim'), num_levels=3,
       codebook_size=0,  # 0: about three codes an item in all.

@@ -8,8 +8,7 @@ import ml_collections
 from sidrec import config as config_lib
 
 RUNLOCAL = {
-    'train.num_epochs': 1.5, 'train.batch_size': 512,
-    'data.history_length': 20,
+    'train.num_epochs': 1.5, 'data.history_length': 20,
 }
 
 

@@ -39,7 +39,7 @@ def base_config() -> ml_collections.ConfigDict:
   config.train = ml_collections.ConfigDict(dict(
       num_steps=-1,  # -1: num_epochs passes over the first stream.
       num_epochs=2.5,
-      batch_size=1024,  # Global, all devices together.
+      batch_size=512,  # Global, all devices together.
       learning_rate=2e-3,
       embedding_learning_rate=2e-3,
       weight_decay=1e-4,
@@ -76,6 +76,7 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
       cross_layers=2, cross_rank=16, experts=4, expert_width=32))
   config.train.rank_negatives = 4  # Where the log has no negatives.
   config.train.pair_weight = 0.  # Of pairs of one user's exposures.
+  config.train.pair_rows = 8  # A user's exposures that stand together then.
 
 
 def parse_arg(

@@ -123,6 +123,34 @@ def match_counts(
   return jnp.stack(out + [zero] * (levels - given), 2)
 
 
+def seen_offset(
+    history: types.Array, history_mask: types.Array, item: types.Array,
+    num_items: int, uniform: int, seen: int) -> jax.Array:
+  """Corrects logits for negatives that are drawn from the history.
+
+  Cross-entropy learns log(p / q) of the density q that negatives come from.
+  With `uniform` draws from V items and `seen` from the history of H items an
+  item that stands c times in the history has q / q_uniform = 1 + (seen c V) /
+  (uniform H); without the correction the model would shun what was seen
+  because it was drawn often (logQ correction, as in arXiv 1412.2007).
+
+  Args:
+    history: [B, T] int32. history_mask: [B, T], 1 = valid.
+    item: [B, C] int32 candidates.
+    num_items: V.
+    uniform, seen: draws a row, both >= 1.
+
+  Returns:
+    [B, C] float32 log(q / q_uniform), to be subtracted from the logits that
+    enter the loss.
+  """
+  chex.assert_rank([history, history_mask, item], 2)
+  same = (item[:, :, None] == history[:, None]).astype(jnp.float32)
+  count = jnp.sum(same * history_mask[:, None], -1)
+  length = jnp.maximum(jnp.sum(history_mask, -1, keepdims=True), 1.)
+  return jnp.log1p(seen * num_items / uniform * count / length)
+
+
 def u2t_loss(predicted: types.Array, target: types.Array) -> jax.Array:
   """Returns the mean squared error over X: [..., X] twice -> [...].
 

@@ -160,13 +160,16 @@ class StreamSpec:
   batch_size: rows B of the *global* batch.
   negatives: items drawn uniformly from the catalog for each row; candidate 0
     is the event's own item, so C = 1 + negatives.
-  by_user: a user's events stand together, in the order of time (for losses
-    over pairs of one user's rows); users are shuffled, not events.
+  seen_negatives: items drawn from the row's own history; they stand last. The
+    mask is 0 where the history is empty or the draw is the row's positive.
+  user_rows: events of one user that stand together (for losses over pairs of
+    one user's rows); such groups are shuffled, not events. 1: none do.
   """
   examples: str
   batch_size: int
   negatives: int = 0
-  by_user: bool = False
+  seen_negatives: int = 0
+  user_rows: int = 1
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)

@@ -95,3 +95,40 @@ def test_bad_streams_are_refused(dataset):
   object.__setattr__(dataset, 'has_negatives', False)
   with pytest.raises(types.InputError, match='negatives'):
     data.Pipeline(dataset, STREAMS, seed=0)
+
+
+def test_groups_of_one_user_stand_together(dataset):
+  streams = {'rank': types.StreamSpec('impressions', 6, 0, user_rows=2)}
+  pipeline = data.Pipeline(dataset, streams, seed=0)
+  users, orders = dataset.event_user[:6], set()
+  counts = np.bincount(users)
+  for epoch in range(20):
+    rows = pipeline.batch(epoch)['rank']
+    got = sorted(zip(rows.user, rows.item[:, 0]))
+    assert got == sorted(zip(users, dataset.event_item[:6]))
+    # A user of n events has n // 2 pairs that stand together, at least.
+    for user in np.unique(users):
+      together = np.sum((rows.user[1:] == user) & (rows.user[:-1] == user))
+      assert together >= counts[user] // 2
+    orders.add(tuple(rows.user.tolist()))
+  assert len(orders) > 1
+
+
+def test_seen_negatives_come_from_the_history(dataset):
+  streams = {'retrieve': types.StreamSpec('positives', 8, 1, 3)}
+  pipeline = data.Pipeline(dataset, streams, seed=0)
+  known = 0
+  for step in range(8):
+    batch = pipeline.batch(step)['retrieve']
+    assert batch.item.shape == batch.label.shape == (8, 5)
+    np.testing.assert_array_equal(batch.label[:, 1:], 0)
+    for row in range(8):
+      history = batch.history[row][batch.history_mask[row] > 0]
+      for item, mask in zip(batch.item[row, 2:], batch.mask[row, 2:]):
+        assert mask == float(item in history and item != batch.item[row, 0])
+        known += mask
+  assert known
+  half = data.Pipeline(dataset, streams, seed=0, process_index=1,
+                       process_count=2).batch(3)['retrieve']
+  np.testing.assert_array_equal(
+      half.item, pipeline.batch(3)['retrieve'].item[4:])

@@ -122,9 +122,19 @@ class Pipeline:
           dtype=np.int32)
       items = np.concatenate(
           [items, dataset_lib.skip_own(drawn, items)], axis=1)
+    own, items = events[row], items[row]
+    mask = np.ones(items.shape, np.float32)
+    batch = self._dataset.assemble(
+        own, items[:, :0], mask[:, :0], row=row)
+    if stream.seen_negatives:
+      draw = self._generator(name, 'seen', step).random(
+          (size, stream.seen_negatives))
+      seen, valid = _from_history(batch, draw[row], items[:, :1])
+      items = np.concatenate([items, seen], 1)
+      mask = np.concatenate([mask, valid], 1)
     label = np.zeros(items.shape, np.float32)
-    label[:, 0] = self._dataset.event_label[events]
-    return self._dataset.assemble(events[row], items[row], label[row], row=row)
+    label[:, 0] = self._dataset.event_label[own]
+    return self._dataset.with_candidates(batch, own, items, label, mask)
 
   def _global_events(self, name: str, start: int, size: int) -> np.ndarray:
     """Returns rows start : start + size of the endless shuffled epochs."""
@@ -142,12 +152,11 @@ class Pipeline:
     kept = self._order.get(name)
     if kept is None or kept[0] != epoch:
       draw = self._generator(name, 'order', epoch)
-      if self._streams[name].by_user:
+      order = draw.permutation(len(self._events[name]))
+      most = self._streams[name].user_rows
+      if most > 1:
         user = self._dataset.event_user[self._events[name]]
-        place = draw.permutation(self._dataset.spec.num_users)
-        order = np.argsort(place[user], kind='stable')
-      else:
-        order = draw.permutation(len(self._events[name]))
+        order = _in_groups(user, order, most, draw)
       kept = self._order[name] = (epoch, order)
     return kept[1]
 
@@ -158,3 +167,47 @@ class Pipeline:
     entropy = [self._seed, zlib.crc32(f'{name}/{purpose}'.encode()), number]
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+def _from_history(
+    batch: types.Batch, draw: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Picks items of each row's history.
+
+  Args:
+    batch: B requests.
+    draw: [B, N] uniform in [0, 1).
+    own: [B, 1] the row's positive.
+
+  Returns:
+    items [B, N] int32, mask [B, N] float32.
+  """
+  length = batch.history_mask.sum(1, keepdims=True).astype(np.int64)
+  # The j-th valid place of each row, wherever padding stands.
+  order = np.argsort(batch.history_mask < .5, axis=1, kind='stable')
+  place = (draw * np.maximum(length, 1)).astype(np.int64)
+  place = np.take_along_axis(order, place, 1)
+  items = np.take_along_axis(batch.history, place, 1)
+  return items, ((length > 0) & (items != own)).astype(np.float32)
+
+
+def _in_groups(
+    user: np.ndarray, order: np.ndarray, most: int, draw: np.random.Generator
+) -> np.ndarray:
+  """Shuffles groups of at most `most` examples of one user.
+
+  Args:
+    user: [N] of each example.
+    order: [N] a shuffled order of all examples.
+    most: examples of a group; a user's last one may be smaller.
+    draw: consumed.
+
+  Returns:
+    [N] an order in which the examples of a group stand together.
+  """
+  order = order[np.argsort(user[order], kind='stable')]
+  first = np.flatnonzero(np.diff(user[order], prepend=-1))
+  start = np.repeat(first, np.diff(first, append=len(order)))
+  group = np.cumsum((np.arange(len(order)) - start) % most == 0) - 1
+  place = draw.permutation(int(group[-1]) + 1)
+  return order[np.argsort(place[group], kind='stable')]

@@ -106,7 +106,7 @@ def info(knobs: dict[str, Any], seed: int, num_events: int) -> dict[str, Any]:
           'users': {
               'segment': column(request, 'category'),
               'age_band': column(request, 'category')}},
-      'cross': ['item_id', 'brand', 'leaf_category'],
+      'cross': ['item_id', 'brand', 'leaf_category', 'top_category'],
       'counts': {
           'users': knobs['num_users'], 'items': knobs['num_items'],
           'events': num_events},

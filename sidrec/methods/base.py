@@ -162,10 +162,11 @@ def ranking_streams(
   streams = {'rank': types.StreamSpec(
       'impressions', train.batch_size,
       0 if data.has_negatives else train.rank_negatives,
-      by_user=config.train.pair_weight > 0)}
+      user_rows=config.train.pair_rows if config.train.pair_weight else 1)}
   if retrieval:
     streams['retrieval'] = types.StreamSpec(
-        'positives', train.retrieval_batch_size, train.retrieval_negatives)
+        'positives', train.retrieval_batch_size, train.retrieval_negatives,
+        train.retrieval_seen_negatives)
   return streams
 
 

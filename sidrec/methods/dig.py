@@ -131,6 +131,10 @@ def _check(config: ml_collections.ConfigDict,
     if config.train[key] < 1:
       raise types.InputError(
           f'config.train.{key}={config.train[key]}: must be at least 1')
+  if config.train.retrieval_seen_negatives < 0:
+    raise types.InputError(
+        'config.train.retrieval_seen_negatives='
+        f'{config.train.retrieval_seen_negatives}: must be at least 0')
   for key in ('warmup', 'freeze'):
     if not 0 <= config.loss[key] <= 1:
       raise types.InputError(
@@ -301,7 +305,15 @@ def _terms(dig: dig_serving.Dig, out: Forward, params: types.PyTree,
   codes = out.output.codes[cut:].reshape(*found.item.shape, -1)
   keep = distill.prefix_negative_mask(codes, found.label)
   keep = keep * found.mask[..., None]
-  labels = jnp.broadcast_to(found.label[..., None], out.y_found.shape)
+  y_found, seen = out.y_found, dig.config.train.retrieval_seen_negatives
+  if seen:
+    # Whole items alone: what share of a prefix was seen is not at hand.
+    offset = distill.seen_offset(
+        found.history, found.history_mask, found.item, dig.data.num_items,
+        dig.config.train.retrieval_negatives, seen)
+    y_found = y_found.at[..., -1].add(-offset)
+    keep = keep.at[:, -seen:, :-1].set(0.)
+  labels = jnp.broadcast_to(found.label[..., None], y_found.shape)
   teacher = out.u2t
   if dig.config.loss.u2t_target == 'own':
     teacher = jnp.broadcast_to(out.cross[:, None], out.guess.shape)
@@ -312,7 +324,7 @@ def _terms(dig: dig_serving.Dig, out: Forward, params: types.PyTree,
   per_u2t = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
   terms = {
       'rank': base.rank_loss(dig.config, out.y_rank, rank, axis_name),
-      'recall': mean(losses.sigmoid_bce(out.y_found, labels), keep),
+      'recall': mean(losses.sigmoid_bce(y_found, labels), keep),
       'code': mean(per_code, every),
       'recon': mean(per_recon, every),
       'u2t': mean(jnp.mean(per_u2t, -1), found_mask),

@@ -112,6 +112,7 @@ class Ranker(nn.Module):
     self.to_u2t = layers.MLP((self.hidden, max(self.num_cross, 1)))
     self.cross = layers.CrossNetwork(self.cross_layers, self.cross_rank)
     self.moe = layers.MixtureOfExperts(self.experts, self.expert_width)
+    self.deep = layers.MLP((self.hidden, self.expert_width))
     self.head = nn.Dense(1)
     # u2i statistics come in counts and hours: everything downstream, and the
     # distance that MLP_u2t is trained on, sees them in standard units, by the
@@ -164,20 +165,22 @@ class Ranker(nn.Module):
   def attend(
       self, users: dict[str, jax.Array], query: jax.Array,
       match: jax.Array | None = None) -> jax.Array:
-    """Returns h [B, C, 5 D + M] of queries [B, C, D] and matches [B, C, M].
+    """Returns h [B, C, 6 D + M] of queries [B, C, D] and matches [B, C, M].
 
     DIN of each query, the request, and the products of query and history:
     their sum is the similarity that a low-rank cross layer would have to find.
+    The same of query and request: what users of a kind think of such items.
     """
     pooled = self.din(users['keys'], users['mask'], query)
     request = jnp.broadcast_to(
         users['request'][:, None], (*query.shape[:2], 2 * self.dim))
     mean = request[..., self.dim:]
-    parts = [pooled, pooled * query, mean * query, request]
+    told = request[..., :self.dim]
+    parts = [pooled, pooled * query, mean * query, told * query, request]
     return jnp.concatenate(parts + ([] if match is None else [match]), -1)
 
   def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array:
-    """MLP_u2t: predicts u2i from h [..., 5 D] and e_sid [..., D]: [..., X]."""
+    """MLP_u2t: predicts u2i from h [..., 6 D] and e_sid [..., D]: [..., X]."""
     out = self.to_u2t(jnp.concatenate([h, prefix], -1))
     return out[..., :self.num_cross]
 
@@ -188,9 +191,14 @@ class Ranker(nn.Module):
     return self.slots[slot](x.reshape(-1, x.shape[-1]), train).reshape(x.shape)
 
   def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array) -> jax.Array:
-    """The shared mixer: normalized slots [N, .] to logits [N]."""
+    """The shared mixer: normalized slots [N, .] to logits [N].
+
+    DCNv2's stacked structure with a mixture of experts and a deep network side
+    by side on top of the cross layers.
+    """
     x = self.cross(jnp.concatenate([h, item, u2i], -1))
-    return self.head(jnp.concatenate([x, self.moe(x)], -1))[:, 0]
+    return self.head(
+        jnp.concatenate([x, self.moe(x), self.deep(x)], -1))[:, 0]
 
   def logits(
       self, h: jax.Array, item: jax.Array, u2i: jax.Array, slot: str
@@ -198,7 +206,7 @@ class Ranker(nn.Module):
     """Serving form of `mix`: running statistics, any leading axes.
 
     Args:
-      h: [..., 5 D] of `attend`.
+      h: [..., 6 D] of `attend`.
       item: [..., D], normalized already.
       u2i: [..., X] statistics in standard units (slot 'cross'), or what
         stands in for them.
