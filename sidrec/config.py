@@ -42,7 +42,7 @@ def base_config() -> ml_collections.ConfigDict:
       batch_size=512,  # Global, all devices together.
       learning_rate=2e-3,
       embedding_learning_rate=2e-3,
-      weight_decay=1e-4,
+      weight_decay=.3,
       embedding_weight_decay=3.,
       clip_norm=1.,
       warmup_steps=50,
