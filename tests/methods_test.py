@@ -354,14 +354,17 @@ def test_masked_negatives_have_no_gradient():
   found = world.batches[0]['retrieval']
   item, mask = found.item.copy(), found.mask.copy()
   item[:, 1] = item[:, 0]  # Shares every prefix with the positive.
-  mask[:, 2] = 0.
+  mask[:, 2:] = 0.
   batches = {**world.batches[0],
              'retrieval': found.replace(item=item, mask=mask)}
   label = gradient('recall', batches=batches)[1]
   assert (label[:, 0] != 0).all()
   np.testing.assert_array_equal(label[:, 1:], 0)
   plain = gradient('recall')[1]
-  assert (plain[:, 1:] != 0).all()
+  assert (plain[:, 1:-1] != 0).all()
+  # The last one comes from the history, where there is one.
+  assert (plain[:, -1] != 0)[found.mask[:, -1] > 0].all()
+  assert not plain[:, -1][found.mask[:, -1] == 0].any()
 
 
 # --- Beam search against scoring everything ----------------------------------
