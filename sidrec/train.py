@@ -66,6 +66,8 @@ class Run:
   evaluator: evaluate.Evaluator
   checkpointer: checkpoint.Checkpointer
   progress: Progress
+  # Metrics of `progress.best_step`, where this process has computed them.
+  best_values: dict[str, float] | None = None
 
 
 def train_and_evaluate(
@@ -142,8 +144,10 @@ def _train_seed(run: Run, top: str, signalled: Callable[[], bool]
   with contextlib.closing(_writer(run, resumed)) as writer:
     state = fit(run, state, writer, signalled)
   step = max(run.progress.best_step, 0)
+  valid = run.best_values or run.evaluator.run(
+      state, 'valid', config.eval.valid_users)
   outcome = {
-      'valid': run.evaluator.run(state, 'valid', config.eval.valid_users),
+      'valid': valid,
       'test': run.evaluator.run(state, 'test', config.eval.test_users)}
   with contextlib.closing(_writer(run, None)) as writer:
     writer.scalars(step, 'test', outcome['test'])
@@ -224,8 +228,7 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
   """Trains to the end or to an early stop; returns the best state, placed."""
   done = int(run.mapped.to_host(state.step))
   train = run.config.train
-  every = train.eval_every or max(1, round(
-      run.num_steps / max(train.num_epochs * train.evals_per_epoch, 1)))
+  due = validation_steps(train, run.num_steps)
   last = 0
   for phase in run.method.phases:
     last += phase.num_steps
@@ -251,7 +254,7 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
       state, notes = _hooks(run, state, (phase,), done)
       if done % train.log_every == 0 or notes:
         _log(run, writer, done, {**metrics, **notes})
-      if done % every == 0 or done == run.num_steps:
+      if done in due:
         jax.block_until_ready(state.step)
         now = time.perf_counter()
         run.progress.step_seconds += now - compiled
@@ -277,6 +280,22 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
     state = run.mapped.place(
         run.checkpointer.restore(run.progress.best_step, shapes)[0])
   return state
+
+
+def validation_steps(
+    config: ml_collections.ConfigDict, num_steps: int) -> frozenset[int]:
+  """Returns the steps to validate at, the last one always among them.
+
+  Args:
+    config: the `train` sub-tree.
+    num_steps: of the run.
+  """
+  every = config.eval_every
+  if every:
+    return frozenset([*range(every, num_steps, every), num_steps])
+  count = max(1, min(round(config.num_epochs * config.evals_per_epoch),
+                     num_steps))
+  return frozenset(round(num_steps * (i + 1) / count) for i in range(count))
 
 
 def _hooks(run: Run, state: types.TrainState, phases: Any, done: int
@@ -314,6 +333,7 @@ def _validate(run: Run, state: types.TrainState, writer: writers.Writer,
     return
   if value > progress.best:
     progress.best, progress.best_step, progress.stale = value, done, 0
+    run.best_values = values
   else:
     progress.stale += 1
     progress.stopped = 0 < run.config.train.patience <= progress.stale

@@ -195,6 +195,16 @@ def test_early_stopping_keeps_the_best_state(tmp_path, monkeypatch):
   assert tiny_run.lines(tmp_path) == lines
 
 
+@pytest.mark.parametrize('steps, every, epochs, per_epoch, want', [
+    (52, 0, 1.5, 2., {17, 35, 52}), (10, 0, 5., .1, {10}), (10, 4, 1., 1., {
+        4, 8, 10}), (2, 0, 5., 2., {1, 2}), (0, 0, 2., 2., {0})])
+def test_validations_are_spread_evenly(steps, every, epochs, per_epoch, want):
+  config = tiny_run.config(
+      train__eval_every=every, train__num_epochs=epochs,
+      train__evals_per_epoch=per_epoch).train
+  assert train.validation_steps(config, steps) == want
+
+
 def test_popularity_needs_no_training(tmp_path):
   results = train.train_and_evaluate(
       tiny_run.config('popularity'), str(tmp_path))

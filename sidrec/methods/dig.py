@@ -208,10 +208,9 @@ def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
   rows = (found.row[:, None] * c + jnp.arange(c)[None]).reshape(-1)
   stand_in = distill.mix(
       rng.per_row(rng.stream(key, 'mix'), rows), u2t, guess, now.p_mix)
-  # The shared parts see the rows of both paths at once: the statistics of the
-  # shared slot are those of their union, in training as in serving.
-  h = model.normalize(
-      'user', jnp.concatenate([flat(rank_h), flat(found_h)]), True)
+  h = jnp.concatenate([
+      model.normalize('user', flat(rank_h), True),
+      model.normalize('found', flat(found_h), True)])
   left = jnp.concatenate([
       dig_serving.item_slot(
           dig, model, x[:cut], output.quantized[:cut, -1], True),

@@ -86,7 +86,7 @@ def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
         matches(dig, sid, batch, codes)))
     return model.logits(
         h, item_slot(dig, model, x, semantic, False),
-        model.normalize('cross', batch.cross, False), 'u2i')
+        model.normalize('cross', batch.cross, False), ranker.RANKING)
   return serve(dig, state, fn)
 
 
@@ -97,7 +97,8 @@ def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any,
   u2i = model.u2t(h, e)
   if not dig.config.eval.use_u2t:
     u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
-  return model.logits(h, model.normalize('sid', e, False), u2i, 'u2t')
+  return model.logits(
+      h, model.normalize('sid', e, False), u2i, ranker.RETRIEVAL)
 
 
 def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,

@@ -89,7 +89,7 @@ def score(config: ml_collections.ConfigDict, data: types.DataSpec,
     h = model.attend(model.users(batch, history), x)
     return model.logits(
         h, model.normalize('item', x, False),
-        model.normalize('cross', batch.cross, False), 'u2i')
+        model.normalize('cross', batch.cross, False), ranker.RANKING)
   return ranker.make(config.model, data).apply(
       {'params': state.params['tower'], 'batch_stats': state.batch_stats},
       method=fn)

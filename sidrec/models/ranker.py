@@ -16,6 +16,13 @@ from sidrec import types
 from sidrec.models import layers
 
 
+# Slots of h and of u2i on the two paths. A user's h with prefixes of the whole
+# catalog is spread otherwise than with what was exposed: with one norm for both
+# the ranking path is read in units of the other, which has ten times the rows.
+RANKING = ('user', 'u2i')
+RETRIEVAL = ('found', 'u2t')
+
+
 class ItemEncoder(nn.Module):
   """`e_v = Enc(x_s)`: item-static features (and the item's id) to a vector.
 
@@ -119,7 +126,9 @@ class Ranker(nn.Module):
     # slot 'cross'.
     self.slots = {
         name: layers.BatchNorm(self.axis_name, affine=name != 'cross')
-        for name in ('user', 'item', 'rsid', 'u2i', 'sid', 'u2t', 'cross')}
+        for name in ('user', 'item', 'rsid', 'u2i',  # Ranking.
+                     'found', 'sid', 'u2t',  # Retrieval: h, prefix, stand-in.
+                     'cross')}
 
   @property
   def num_cross(self) -> int:
@@ -201,8 +210,8 @@ class Ranker(nn.Module):
         jnp.concatenate([x, self.moe(x), self.deep(x)], -1))[:, 0]
 
   def logits(
-      self, h: jax.Array, item: jax.Array, u2i: jax.Array, slot: str
-  ) -> jax.Array:
+      self, h: jax.Array, item: jax.Array, u2i: jax.Array,
+      slots: tuple[str, str]) -> jax.Array:
     """Serving form of `mix`: running statistics, any leading axes.
 
     Args:
@@ -210,15 +219,15 @@ class Ranker(nn.Module):
       item: [..., D], normalized already.
       u2i: [..., X] statistics in standard units (slot 'cross'), or what
         stands in for them.
-      slot: 'u2i' or 'u2t', whose batch norm reads `u2i`.
+      slots: whose batch norms read `h` and `u2i`: RANKING or RETRIEVAL.
 
     Returns:
       [...] float32.
     """
     flat = lambda x: x.reshape(-1, x.shape[-1])
     out = self.mix(
-        flat(self.normalize('user', h, False)), flat(item),
-        flat(self.normalize(slot, u2i, False)))
+        flat(self.normalize(slots[0], h, False)), flat(item),
+        flat(self.normalize(slots[1], u2i, False)))
     return out.reshape(h.shape[:-1])
 
   def vectors(
@@ -243,8 +252,8 @@ class Ranker(nn.Module):
     for slot in ('rsid', 'sid'):
       self.normalize(slot, x, False)
     self.normalize('cross', batch.cross, False)
-    self.normalize('u2t', guess, False)
-    return self.logits(h, self.normalize('item', x, False), guess, 'u2i')
+    self.logits(h, x, guess, RETRIEVAL)
+    return self.logits(h, self.normalize('item', x, False), guess, RANKING)
 
 
 # Parameters that are embedding tables (they get an optimizer group).
