@@ -18,6 +18,7 @@ RUNLOCAL = {
 PER_DATA = {
     'kuairand-pure-14d': {
         'model.init_scale': .01, 'loss.recall': .5,
+        'tokenizer.assignment': 'ema',
         'train.num_epochs': 5., 'train.evals_per_epoch': .4,
         'train.embedding_weight_decay': 30., 'train.pair_weight': .1,
         'eval.beam_size': 64},
@@ -44,7 +45,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       rank=1., recall=1., code=1., recon=.1, u2t=.1,
       warmup=.1, freeze=.8, reassign_every=0,
       sigma=.5, sigma_until=.6, p_mix=1., p_mix_ramp=.1, address_scale=.1,
-      rank_item='both',  # 'e_v': the ranker does not read the codes.
+      rank_item='both',  # 'e_v': the ranker reads no code embedding.
       match=True,  # Counts of the history's items below a prefix.
       leaf_scale=4.,  # Learning rate of leaf ids, in units of the others'.
       leaf='item',  # 'tokens': the last level reads token embeddings too.

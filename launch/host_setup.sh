@@ -13,7 +13,15 @@ STAMP=$VENV/.installed
 # Install again when the requirements changed or the last attempt was cut off.
 if ! cmp -s setup.cfg "$STAMP"; then
   rm -f "$STAMP"
-  python3 -m venv "$VENV"
+  PYTHON=${PYTHON:-}
+  for name in python3.11 python3.12 python3.13 python3; do
+    if [[ -z $PYTHON ]] && "$name" -c \
+        'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      PYTHON=$name
+    fi
+  done
+  [[ -n $PYTHON ]] || { echo "$0: no Python 3.11 or newer; set PYTHON" >&2; exit 2; }
+  "$PYTHON" -m venv "$VENV"
   "$VENV/bin/pip" install --quiet --upgrade pip
   "$VENV/bin/pip" install --quiet -e ".[$EXTRA]"
   cp setup.cfg "$STAMP"

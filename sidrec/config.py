@@ -214,6 +214,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       'train.num_epochs': 0, 'train.log_every': 1, 'train.eval_every': 0,
       'train.patience': 0, 'train.prefetch': 1, 'eval.beam_size': 1,
       'eval.batch_size': 1, 'eval.users_per_batch': 1, 'eval.valid_users': 0,
+      'eval.test_users': 0,
       'checkpoint.keep': 1,
   }
   for key, low in at_least.items():

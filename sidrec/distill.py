@@ -154,9 +154,11 @@ def seen_offset(
 def u2t_loss(predicted: types.Array, target: types.Array) -> jax.Array:
   """Returns the mean squared error over X: [..., X] twice -> [...].
 
-  No gradient passes to the target.
+  No gradient passes to the target. Without statistics (X = 0) it is 0.
   """
   chex.assert_equal_shape([predicted, target])
+  if not predicted.shape[-1]:
+    return jnp.zeros(predicted.shape[:-1], jnp.float32)
   error = predicted - jax.lax.stop_gradient(target)
   return jnp.mean(jnp.square(error.astype(jnp.float32)), -1)
 

@@ -48,7 +48,12 @@ def main(argv: list[str]) -> None:
     return
   run = evaluate.load(workdir, config)
   if _MODE.value == 'evaluate':
-    print(report.values_table(run.evaluate()))
+    values = run.evaluate()
+    if jax.process_index() == 0:
+      print(report.values_table(values))
+  elif jax.process_count() > 1:
+    raise types.InputError(
+        f'--mode={_MODE.value} writes one file: start it as one process')
   elif _MODE.value == 'export':
     run.export(workdir)
   else:
@@ -109,8 +114,8 @@ def run() -> None:
 
 def _check_config_file() -> None:
   for argument in sys.argv[1:]:
-    name, _, value = argument.partition('=')
-    if name.lstrip('-') == 'config' and not os.path.isfile(
+    name, equals, value = argument.partition('=')
+    if equals and name.lstrip('-') == 'config' and not os.path.isfile(
         value.split(':')[0]):
       raise types.InputError(
           f'--config={value}: no file {value.split(":")[0]!r} here')

@@ -268,7 +268,9 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
       # Every process must ask at the same steps, and asking is not free.
       asks = run.mapped.process_count == 1 or done % train.log_every == 0
       if asks and run.mapped.any_true(signalled()):
-        run.progress.seconds += time.perf_counter() - began
+        now = time.perf_counter()
+        run.progress.seconds += now - began
+        run.progress.step_seconds += now - compiled
         _save(run, state, done)
         run.checkpointer.wait()
         raise Terminated(f'stopped by SIGTERM at step {done}')

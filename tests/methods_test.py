@@ -298,6 +298,8 @@ def _all(levels, encoder=True):
 def test_recommendation_loss_reaches_codes_and_encoder():
   _, gradient = _term_gradient('tokens', 'e_v')
   assert _reached(gradient('recall')[0]) == _all([True] * 3)
+  # The paths share no batch norm: nothing carries a gradient across.
+  assert _reached(gradient('rank')[0]) == _all([False] * 3)
   _, gradient = _term_gradient('item', 'both')
   # The last level of the retrieval path is the item itself, not its tokens.
   assert _reached(gradient('recall')[0]) == _all([True, True, False])
@@ -307,8 +309,6 @@ def test_recommendation_loss_reaches_codes_and_encoder():
 @pytest.mark.parametrize('leaf, rank_item', [
     ('tokens', 'e_v'), ('item', 'both')])
 def test_ranking_path_reads_codes_only_if_told_to(leaf, rank_item):
-  # In serving form: in training, the statistics of the slot that both paths
-  # share carry a gradient across, whatever the ranker reads.
   world = _dig(leaf, rank_item)
   grads = jax.jit(jax.grad(lambda params: jnp.sum(world.method.score(
       world.state.replace(params=params), world.catalog, world.request))))(

@@ -11,6 +11,7 @@ from sidrec import evaluate
 from sidrec import train
 from sidrec import types
 from sidrec.data import pipeline
+from tests import data_tables
 from tests import tiny_run
 
 KEYS = {'method', 'dataset', 'protocol', 'seeds', 'steps', 'wall_seconds',
@@ -213,6 +214,25 @@ def test_popularity_needs_no_training(tmp_path):
   assert 0 < test['retrieval/recall@50']['mean'] <= 1
   assert test['unified/recall@10'] == test['retrieval/recall@10']
   assert [x['split'] for x in tiny_run.lines(tmp_path)] == ['test']
+
+
+@pytest.mark.parametrize('method, cross', [
+    ('dig', 'none'), ('dig', 'all'), ('ranker', 'none')])
+def test_two_tables_without_any_feature_are_enough(tmp_path, method, cross):
+  draw = np.random.default_rng(0)
+  user, item = draw.integers(0, 20, 400), draw.integers(0, 30, 400)
+  data_tables.write(tmp_path, dict(
+      events={'user_id': user, 'item_id': item,
+              'timestamp': np.arange(400) * 3_600_000,
+              'click': draw.integers(0, 2, 400)},
+      items={'item_id': np.arange(30)}))
+  results = train.train_and_evaluate(tiny_run.config(
+      method, data__dir=str(tmp_path), data__cross=cross),
+      str(tmp_path / 'run'))
+  for name, value in results['metrics']['test'].items():
+    assert np.isfinite(value['mean']), name
+  lines = tiny_run.lines(tmp_path / 'run')
+  assert all(np.isfinite(line['loss']) for line in lines if 'loss' in line)
 
 
 def test_untrained_state_is_evaluated(tmp_path):

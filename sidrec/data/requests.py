@@ -83,6 +83,9 @@ def write(
        'retrieval_score': [float(x) for x in found],
        'ranking_score': [float(x) for x in ranked]}
       for user, item, found, ranked in zip(users, items, retrieval, ranking)]
+  if len({type(row['user_id']) for row in rows} - {type(None)}) > 1:
+    for row in rows:  # A column of a table has one type.
+      row['user_id'] = None if row['user_id'] is None else str(row['user_id'])
   try:
     if path.endswith('.parquet'):
       pq.write_table(pa.Table.from_pylist(rows), path)

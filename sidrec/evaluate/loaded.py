@@ -43,8 +43,10 @@ class Loaded:
     self._find = None
 
   def evaluate(self, split: str = 'test') -> dict[str, float]:
-    """Computes a split's metrics again."""
-    return self._evaluator.run(self._state, split)
+    """Computes a split's metrics again, on as many targets as the run did."""
+    most = {'valid': self.config.eval.valid_users,
+            'test': self.config.eval.test_users}
+    return self._evaluator.run(self._state, split, most.get(split, 0))
 
   def score(self, batch: types.Batch) -> np.ndarray:
     """Returns ranking logits [B, C] of a batch's candidates."""
@@ -166,6 +168,7 @@ def load(workdir: str, config: ml_collections.ConfigDict | None = None
     raise types.InputError(f'{path}: no such file; train first')
   saved = ml_collections.ConfigDict(json.loads(epath.Path(path).read_text()))
   config = saved if config is None else config
+  config_lib.check(config)
   seed, folder = config.seed, workdir
   if config.num_seeds > 1:
     folder = os.path.join(workdir, f'seed_{seed}')

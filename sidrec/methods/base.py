@@ -67,7 +67,6 @@ class Method(NamedTuple):
   retrieve: (state, catalog, batch, trie, beam_size, branching) -> Beams.
   codes: (state) -> [V, L] int32 of the served semantic IDs.
   codebook_sizes: codes a level.
-  tables: names of parameter subtrees that are embedding tables.
   """
   init: Callable[..., tuple[types.PyTree, types.PyTree, types.PyTree]]
   optimizer: optax.GradientTransformation

@@ -20,6 +20,7 @@ from sidrec import tokenizers
 from sidrec import types
 from sidrec.methods import base
 from sidrec.methods import dig_serving
+from sidrec.models import layers
 from sidrec.models import ranker
 
 
@@ -73,6 +74,9 @@ def make(
     types.InputError: if the code space is too small for the catalog.
   """
   settings = config.tokenizer.copy_and_resolve_references()
+  if settings.num_levels < 1:
+    raise types.InputError(
+        f'config.tokenizer.num_levels={settings.num_levels}: must be at least 1')
   if not settings.codebook_size:
     settings.codebook_size = default_size(data.num_items, settings.num_levels)
   _check(config, settings)
@@ -199,8 +203,9 @@ def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
       model.users(found, found_history), query, found_match)
   guess = model.u2t(
       jax.lax.stop_gradient(found_h) if dig.config.loss.stop_h else found_h,
-      jax.lax.stop_gradient(query)).reshape(b * c, levels, -1)
-  flat = lambda a: a.reshape(-1, a.shape[-1])
+      jax.lax.stop_gradient(query))
+  guess = guess.reshape(b * c, levels, guess.shape[-1])
+  flat = layers.flat
   cross = model.normalize(
       'cross', jnp.concatenate([flat(rank.cross), flat(found.cross)]), True)
   u2t = distill.bucket_mean(

@@ -13,6 +13,7 @@ import ml_collections
 from sidrec import rng
 from sidrec import types
 from sidrec.methods import base
+from sidrec.models import layers
 from sidrec.models import ranker
 
 
@@ -61,7 +62,7 @@ def loss_fn(config: ml_collections.ConfigDict, data: types.DataSpec,
   def fn(model: ranker.Ranker) -> jax.Array:
     x, history = model.vectors(catalog, [batch.item, batch.history])
     h = model.attend(model.users(batch, history), x)
-    flat = lambda a: a.reshape(-1, a.shape[-1])
+    flat = layers.flat
     return model.mix(
         model.normalize('user', flat(h), True),
         model.normalize('item', flat(x), True),

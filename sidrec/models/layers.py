@@ -1,5 +1,6 @@
 """Building blocks: MLP, embedding bags, DIN attention, DCNv2, MoE."""
 
+import math
 from typing import Sequence
 
 import flax.linen as nn
@@ -7,6 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from sidrec import types
+
+
+def flat(x: jax.Array) -> jax.Array:
+  """Joins the leading axes: [..., D] to [N, D], D = 0 included."""
+  return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class MLP(nn.Module):

@@ -68,6 +68,9 @@ class ItemEncoder(nn.Module):
           (self.num_items, self.id_dim))
       parts.append(ids[rows])
     x = jnp.concatenate(parts, -1)
+    if not x.shape[-1]:
+      raise types.InputError(
+          'config.model.id_dim=0, but items have no feature: nothing to encode')
     out = nn.Dense(self.dim, name='skip')(x)
     out = out + layers.MLP((self.hidden, self.dim), name='mlp')(x)
     if whole:
@@ -167,7 +170,11 @@ class Ranker(nn.Module):
     mask = batch.history_mask
     count = jnp.maximum(jnp.sum(mask, -1, keepdims=True), 1.)
     mean = jnp.sum(keys * mask[..., None], 1) / count
-    request = self.request_mlp(self.request(batch.request))
+    request = self.request(batch.request)
+    if request.shape[-1]:
+      request = self.request_mlp(request)
+    else:  # A log without users' fields and context.
+      request = jnp.zeros((*request.shape[:-1], self.dim), jnp.float32)
     return {'keys': keys, 'mask': mask,
             'request': jnp.concatenate([request, mean], -1)}
 
@@ -197,7 +204,7 @@ class Ranker(nn.Module):
     """Batch norm of a slot over all leading axes of x [..., D]."""
     if not x.shape[-1]:
       return x
-    return self.slots[slot](x.reshape(-1, x.shape[-1]), train).reshape(x.shape)
+    return self.slots[slot](layers.flat(x), train).reshape(x.shape)
 
   def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array) -> jax.Array:
     """The shared mixer: normalized slots [N, .] to logits [N].
@@ -224,10 +231,9 @@ class Ranker(nn.Module):
     Returns:
       [...] float32.
     """
-    flat = lambda x: x.reshape(-1, x.shape[-1])
     out = self.mix(
-        flat(self.normalize(slots[0], h, False)), flat(item),
-        flat(self.normalize(slots[1], u2i, False)))
+        layers.flat(self.normalize(slots[0], h, False)), layers.flat(item),
+        layers.flat(self.normalize(slots[1], u2i, False)))
     return out.reshape(h.shape[:-1])
 
   def vectors(
