@@ -185,9 +185,9 @@ class Parallel:
     num_rows, num_local = _num_rows(batch), self.num_local_devices
     if num_rows == 0 or num_rows % num_local:
       raise types.InputError(
-          f'train.batch_size gives {num_rows} rows a process, not divisible '
-          f'by its {num_local} devices: make it a multiple of '
-          f'{self.num_devices}')
+          f'a batch has {num_rows} rows a process, not divisible by its '
+          f'{num_local} devices: make config.train.batch_size (and '
+          f'retrieval_batch_size) a multiple of {self.num_devices}')
     split = lambda x: np.reshape(
         x, (num_local, num_rows // num_local) + np.shape(x)[1:])
     batch = jax.tree.map(split, batch)

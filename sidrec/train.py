@@ -252,7 +252,8 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
       else:
         run.progress.examples += rows
       state, notes = _hooks(run, state, (phase,), done)
-      if done % train.log_every == 0 or notes:
+      # Before a validation too: what is not finite must not reach it.
+      if done % train.log_every == 0 or notes or done in due:
         _log(run, writer, done, {**metrics, **notes})
       if done in due:
         jax.block_until_ready(state.step)
