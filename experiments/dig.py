@@ -11,7 +11,7 @@ from sidrec import config as config_lib
 
 RUNLOCAL = {
     'train.num_epochs': 1.5, 'data.history_length': 20,
-    'eval.valid_users': 300, 'eval.beam_size': 50,
+    'eval.valid_users': 300, 'eval.test_users': 1000, 'eval.beam_size': 50,
 }
 
 # Chosen on validation; what was tried stands in the README.
