@@ -194,18 +194,22 @@ class Trie:
   """Prefix trie of a catalog's codes as flat arrays (`sidrec.trie`).
 
   Level l (1-based) nodes are numbered 0..n_l-1 in lexicographic order of
-  their prefix; the children of a node are contiguous in the next level.
+  their prefix; the children of a node are contiguous in the next level. The
+  nodes of the last level are the items: those that share a code are siblings,
+  ascending by id.
 
   first_child: tuple of L arrays [n_{l-1} + 1] int32: children of node i are
     first_child[l-1][i] : first_child[l-1][i + 1] (n_0 = 1, the root).
-  code: tuple of L arrays [n_l] int32: last code of each node's prefix.
-  first_item: [n_L + 1] int32 into `items`: items of a leaf.
-  items: [V] int32 item ids grouped by leaf, ascending within a leaf.
+  code: tuple of L arrays [n_l] uint8, uint16 or int32, as narrow as the
+    codes allow: last code of each node's prefix.
+  items: [V] int32 item ids in the order of the last level, n_L = V.
+  allowed: None, or a tuple of L arrays [n_l] bool: nodes that a search may
+    enter (`trie.restrict`).
   """
   first_child: tuple[Array, ...]
   code: tuple[Array, ...]
-  first_item: Array
   items: Array
+  allowed: tuple[Array, ...] | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)

@@ -63,7 +63,7 @@ def _world(name, **changes):
       request=_request(items), num_items=dataset.spec.num_items,
       score=jit(method.score), token_score=jit(method.token_score),
       retrieve=jit(method.retrieve, static_argnames=(
-          'beam_size', 'branching')))
+          'beam_size', 'bounds')))
 
 
 def _request(items):
@@ -75,14 +75,14 @@ def _request(items):
 
 def _retrieve(world, batch, beam_size=BEAMS):
   """Retrieves with the trie as an argument, as the evaluator does."""
-  tree, branching = None, ()
+  tree, bounds = None, None
   if world.method.codes is not None:
-    tree, branching = trie.pad(
+    tree, bounds = trie.pad(
         trie.build(np.asarray(world.method.codes(world.state))),
-        world.method.codebook_sizes)
+        world.method.codebook_sizes, beam_size)
   return jax.device_get(world.retrieve(
       world.state, world.catalog, batch, tree, beam_size=beam_size,
-      branching=branching))
+      bounds=bounds))
 
 
 @pytest.fixture(name='world', params=NAMES)

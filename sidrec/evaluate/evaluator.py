@@ -197,15 +197,15 @@ class Evaluator:
           'config.eval.beam_size=%d is wider than the catalog: clipped to %d',
           self._config.beam_size, beam)
     if codes is None:
-      tree, branching = None, ()
+      tree, bounds = None, None
     else:
-      tree, branching = trie_lib.pad(
-          trie_lib.build(codes), self._method.codebook_sizes)
+      tree, bounds = trie_lib.pad(
+          trie_lib.build(codes), self._method.codebook_sizes, beam)
       tree = self._mapped.place(tree)
-    key = ('find', beam, branching)
+    key = ('find', beam, bounds)
     if key not in self._cached:
       fn = functools.partial(
-          _retrieve, self._method, beam_size=beam, branching=branching)
+          _retrieve, self._method, beam_size=beam, bounds=bounds)
       self._cached[key] = self._mapped.map_rows(fn)
     find = self._cached[key]
     return lambda state, batch: find(state, (self.catalog, tree), batch)
@@ -258,9 +258,9 @@ def permute(beams: types.Beams, order: np.ndarray) -> types.Beams:
 
 def _retrieve(method: base.Method, state: types.TrainState, const: Any,
               batch: types.Batch, *, beam_size: int,
-              branching: tuple[int, ...]) -> types.Beams:
+              bounds: trie_lib.Bounds | None) -> types.Beams:
   catalog, tree = const
-  return method.retrieve(state, catalog, batch, tree, beam_size, branching)
+  return method.retrieve(state, catalog, batch, tree, beam_size, bounds)
 
 
 def monitor(values: dict[str, float], weights: dict[str, float]) -> float:

@@ -64,7 +64,7 @@ class Method(NamedTuple):
   phases: in order; none for a method without training.
   score: (state, catalog, batch) -> [B, C] logits of the ranking path.
   token_score: the same from the retrieval path alone (no u2i).
-  retrieve: (state, catalog, batch, trie, beam_size, branching) -> Beams.
+  retrieve: (state, catalog, batch, trie, beam_size, bounds) -> Beams.
   codes: (state) -> [V, L] int32 of the served semantic IDs.
   codebook_sizes: codes a level.
   """

@@ -79,7 +79,7 @@ def make(
         f'config.tokenizer.num_levels={settings.num_levels}: must be at least 1')
   if not settings.codebook_size:
     settings.codebook_size = default_size(data.num_items, settings.num_levels)
-  _check(config, settings)
+  _check(config)
   dig = dig_serving.Dig(
       config, data, tokenizers.get(settings.name).make(settings, data),
       num_steps, int(num_steps * config.loss.warmup),
@@ -122,8 +122,7 @@ def default_size(num_items: int, num_levels: int) -> int:
   return size
 
 
-def _check(config: ml_collections.ConfigDict,
-           settings: ml_collections.ConfigDict) -> None:
+def _check(config: ml_collections.ConfigDict) -> None:
   """Refuses settings that no arm would read as they are meant."""
   for key, allowed in (
       ('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
@@ -143,11 +142,6 @@ def _check(config: ml_collections.ConfigDict,
     if not 0 <= config.loss[key] <= 1:
       raise types.InputError(
           f'config.loss.{key}={config.loss[key]}: must be in [0, 1]')
-  size, levels = settings.codebook_size, settings.num_levels
-  if config.loss.leaf == 'item' and size**levels > 2**32:
-    raise types.InputError(
-        f'config.tokenizer.codebook_size={size} with {levels} levels: whole '
-        'codes are numbered in 32 bits; set config.loss.leaf=tokens or fewer')
 
 
 def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog

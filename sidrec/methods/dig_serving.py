@@ -12,6 +12,7 @@ import ml_collections
 
 from sidrec import decode
 from sidrec import distill
+from sidrec import trie
 from sidrec import types
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
@@ -119,17 +120,9 @@ def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   return serve(dig, state, fn)
 
 
-def _code_key(codes: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-  """Numbers whole codes [..., L] in lexicographic order: [...] uint32."""
-  key = jnp.zeros(codes.shape[:-1], jnp.uint32)
-  for level, size in enumerate(sizes):
-    key = key * jnp.uint32(size) + codes[..., level].astype(jnp.uint32)
-  return key
-
-
 def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
-             batch: types.Batch, trie: types.Trie, beam_size: int,
-             branching: tuple[int, ...]) -> types.Beams:
+             batch: types.Batch, t: types.Trie, beam_size: int,
+             bounds: trie.Bounds) -> types.Beams:
   """Beam search over the trie, scored by the mixer (specification section 6).
 
   Args:
@@ -137,44 +130,40 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
     state: the state.
     catalog: item features.
     batch: B requests; candidates are not read.
-    trie: of the served codes.
+    t: trie of the served codes.
     beam_size: W.
-    branching: `trie.branching`, static.
+    bounds: `trie.bounds`, static.
 
   Returns:
     Beams [B, W], scores are logits of the last level.
   """
-  sizes = dig.tokenizer.codebook_sizes
+  num_levels = len(dig.tokenizer.codebook_sizes)
   item_leaf = dig.config.loss.leaf == 'item'
-  # A whole code names one item: items in the order of their codes.
   sid = dig.tokenizer.codes(state.codebook)
-  keys = _code_key(sid, sizes)
-  item = jnp.argsort(keys)
-  keys = keys[item]
 
   def fn(model: ranker.Ranker) -> types.Beams:
     history, = model.vectors(catalog, [batch.history])
     leaves = None
     if item_leaf:
-      leaves = model.leaves(model.items(catalog.features, item), item)
+      # The nodes of the last level are the items.
+      leaves = model.leaves(model.items(catalog.features, t.items), t.items)
       history = model.leaves(history, batch.history)
     users = model.users(batch, history)
 
-    def logits_fn(prefix: jax.Array, child: jax.Array, carry: Any):
-      b, w, m = child.shape
-      head = jnp.broadcast_to(prefix[:, :, None], (b, w, m, prefix.shape[-1]))
-      codes = jnp.concatenate([head, child[..., None]], -1)
-      codes = codes.reshape(b, w * m, -1)
-      if item_leaf and codes.shape[-1] == len(sizes):
-        place = jnp.searchsorted(keys, _code_key(codes, sizes))
-        e = leaves[jnp.minimum(place, item.shape[0] - 1)]
-      else:
-        e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-      out = _prefix_logits(
-          dig, model, e, users, matches(dig, sid, batch, codes))
-      return out.reshape(b, w, m), carry
+    def logits_fn(prefix: jax.Array, carry: Any):
+      def score_fn(found: decode.Children) -> jax.Array:
+        head = jnp.take_along_axis(prefix, found.parent[..., None], 1)
+        codes = jnp.concatenate([head, found.code[..., None]], -1)
+        if item_leaf and codes.shape[-1] == num_levels:
+          e = leaves[found.node]
+        else:
+          e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+        return _prefix_logits(
+            dig, model, e, users, matches(dig, sid, batch, codes))
+      return score_fn, carry
 
     return decode.beam_search(
-        logits_fn, trie, beam_size=beam_size, branching=branching,
-        batch_size=batch.user.shape[0], score=dig.config.eval.score)
+        logits_fn, t, beam_size=beam_size, bounds=bounds,
+        batch_size=batch.user.shape[0], score=dig.config.eval.score,
+        num_rungs=2)
   return serve(dig, state, fn)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from sidrec import trie
 from sidrec import types
 from sidrec.methods import base
 
@@ -36,10 +37,10 @@ def score(state: types.TrainState, catalog: types.Catalog,
 
 
 def retrieve(state: types.TrainState, catalog: types.Catalog,
-             batch: types.Batch, trie: types.Trie | None, beam_size: int,
-             branching: tuple[int, ...]) -> types.Beams:
+             batch: types.Batch, t: types.Trie | None, beam_size: int,
+             bounds: trie.Bounds | None) -> types.Beams:
   """The same `beam_size` most popular items for each of B users."""
-  del state, trie, branching
+  del state, t, bounds
   width = min(beam_size, catalog.popularity.shape[0])
   top, item = jax.lax.top_k(catalog.popularity, width)
   rows = batch.user.shape[0]
