@@ -37,7 +37,7 @@ def _sparse(tables, prefix, state):
   dense, state = _dense(tables, prefix, state)
   def score_fn(found):
     scores = jax.vmap(lambda d, p, c: d[p, c])(
-        dense, found.parent, found.code)
+        dense, found.parent(dense.shape[1]), found.code)
     return jnp.where(found.mask, scores, jnp.nan)
   return score_fn, state
 
@@ -277,8 +277,8 @@ def test_hand_trellis():
 def test_fewer_items_than_places():
   world = _flat([[0, 0], [1, 0], [2, 0], [2, 1], [2, 2]])
   beams = world.search(2, top_k=5)
-  assert beams.mask.tolist() == [[True, True]]
-  assert beams.item.tolist() == [[0, 1]]
+  assert beams.mask.tolist() == [[True, True, False, False, False]]
+  assert beams.item.tolist() == [[0, 1, 0, 0, 0]]
   few = _World(world.codes, world.tables, np.array([0, 1, 0, 1, 0], bool))
   beams = few.search(5)
   assert beams.mask.tolist() == [[True, True, False, False, False]]

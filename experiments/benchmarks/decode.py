@@ -87,8 +87,7 @@ class Lookup:
   def sparse(self, table: jax.Array, prefix: jax.Array, state: Any):
     """The children form of `decode.beam_search`."""
     last = _last(prefix)
-    return (lambda found: table[
-        jnp.take_along_axis(last, found.parent, 1), found.code]), state
+    return (lambda found: table[found.take(last), found.code]), state
 
   def dense(self, table: jax.Array, prefix: jax.Array, state: Any):
     """The form with the whole codebook."""
@@ -181,8 +180,10 @@ def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
       if model.sparse != model.dense:
         size, steps = search.rungs(bounds, level, width, 1)
         slots = steps[-1] * (size or width)
-        found = decode.Children(*[jnp.zeros(
-            (case.batch, slots), jnp.int32)] * 3, mask=None)
+        zeros = lambda n: jnp.zeros((case.batch, n), jnp.int32)
+        found = decode.Children(
+            beam=zeros(slots // size) if size else None, code=zeros(slots),
+            node=zeros(slots), mask=zeros(slots) > 0)
       answer, _ = model.sparse(table, prefix, None)
       scores = answer(found) if callable(answer) else answer
       if normalize:

@@ -68,7 +68,8 @@ def dense_mask(c: Context) -> Rival:
     count = t.first_child[level][node + 1] - low
     found = children.padded(
         low, count, c.bounds.widest[level], t, level)
-    slot = jnp.where(found.mask, found.parent * c.codebook + found.code,
+    parent = found.parent(node.shape[1])
+    slot = jnp.where(found.mask, parent * c.codebook + found.code,
                      node.shape[1] * c.codebook)
     shape = (node.shape[1] * c.codebook + 1,)
     nodes = jax.vmap(lambda s, n: jnp.zeros(shape, jnp.int32).at[s].set(n))(

@@ -36,16 +36,43 @@ class Live:
 class Children:
   """Candidates of a level for B users, in code order; C slots a user.
 
-  parent: [B, C] int32 the beam it belongs to.
+  Slots come in G runs of C / G, each of one beam.
+
+  beam: [B, G] int32 the beam of each run, or None: run i is of beam i.
   code: [B, C] int32 its code at this level, 0 where not valid.
   node: [B, C] int32 its node in the trie, 0 where not valid; on the last
     level its place in `Trie.items`.
   mask: [B, C] bool, True = a real child.
   """
-  parent: types.Array
+  beam: types.Array | None
   code: types.Array
   node: types.Array
   mask: types.Array
+
+  def take(self, x: types.Array) -> jax.Array:
+    """Spreads what beams have, [B, W, ...], over their children [B, C, ...].
+
+    Cheaper than gathering by `parent`: one look-up a run, not one a slot.
+    """
+    if self.beam is not None:
+      x = jax.vmap(lambda row, beam: row[beam])(x, self.beam)
+    batch, runs, *rest = x.shape
+    size = self.code.shape[1] // runs
+    x = jnp.broadcast_to(x[:, :, None], (batch, runs, size, *rest))
+    return x.reshape(batch, runs * size, *rest)
+
+  def parent_of(self, slot: types.Array, num_beams: int) -> jax.Array:
+    """Returns the beams [B, n] that slots [B, n] belong to."""
+    if self.beam is None:
+      return slot // (self.code.shape[1] // num_beams)
+    run = slot // (self.code.shape[1] // self.beam.shape[1])
+    return jnp.take_along_axis(self.beam, run, 1)
+
+  def parent(self, num_beams: int) -> jax.Array:
+    """Returns the beam of each slot, [B, C] int32, of `num_beams` a user."""
+    beams = jnp.arange(num_beams, dtype=jnp.int32)[None]
+    return self.take(jnp.broadcast_to(
+        beams, (self.code.shape[0], num_beams)))
 
 
 # Children -> scores [B, C], any float type.
@@ -81,14 +108,8 @@ def padded(low: jax.Array, count: jax.Array, width: int, t: types.Trie,
   Returns:
     Children [B, W * M].
   """
-  batch, beams = low.shape
   slot = jnp.arange(width, dtype=jnp.int32)[None, None]
-  mask = slot < count[..., None]
-  node = low[..., None] + slot
-  parent = jnp.broadcast_to(
-      jnp.arange(beams, dtype=jnp.int32)[None, :, None], node.shape)
-  flat = lambda x: x.reshape(batch, beams * width)
-  return _finish(flat(parent), flat(node), flat(mask), t, level)
+  return _finish(None, low[..., None] + slot, slot < count[..., None], t, level)
 
 
 def chunked(low: jax.Array, count: jax.Array, num_chunks: int, size: int,
@@ -105,31 +126,30 @@ def chunked(low: jax.Array, count: jax.Array, num_chunks: int, size: int,
   Returns:
     Children [B, G * size].
   """
-  batch = low.shape[0]
   need = -(-count // size)
   stop = jnp.cumsum(need, -1, dtype=jnp.int32)
   place = jnp.arange(num_chunks, dtype=jnp.int32)
   beam = jax.vmap(lambda s: jnp.searchsorted(
-      s, place, side='right', method='scan_unrolled'))(stop)
+      s, place, side='right', method='compare_all'))(stop)
   beam = jnp.minimum(beam, low.shape[1] - 1).astype(jnp.int32)
   take = lambda x: jnp.take_along_axis(x, beam, 1)
   start = (place[None] - take(stop - need)) * size
-  slot = start[..., None] + jnp.arange(size, dtype=jnp.int32)[None, None]
-  mask = (slot < take(count)[..., None]) & (slot >= 0)
-  node = take(low)[..., None] + slot
-  parent = jnp.broadcast_to(beam[..., None], node.shape)
-  flat = lambda x: x.reshape(batch, num_chunks * size)
-  return _finish(flat(parent), flat(node), flat(mask), t, level)
+  left = take(count) - start
+  slot = jnp.arange(size, dtype=jnp.int32)[None, None]
+  return _finish(beam, (take(low) + start)[..., None] + slot,
+                 (slot < left[..., None]) & (start[..., None] >= 0), t, level)
 
 
-def _finish(parent: jax.Array, node: jax.Array, mask: jax.Array,
+def _finish(beam: jax.Array | None, node: jax.Array, mask: jax.Array,
             t: types.Trie, level: int) -> Children:
-  node = jnp.where(mask, node, 0)
+  """Reads the codes of nodes [B, G, size]."""
+  flat = lambda x: x.reshape(x.shape[0], -1)
+  node, mask = flat(jnp.where(mask, node, 0)), flat(mask)
   if t.allowed is not None:
     mask = mask & t.allowed[level][node]
     node = jnp.where(mask, node, 0)
   code = t.code[level][node].astype(jnp.int32)
-  return Children(parent=parent, code=jnp.where(mask, code, 0), node=node,
+  return Children(beam=beam, code=jnp.where(mask, code, 0), node=node,
                   mask=mask)
 
 
@@ -147,10 +167,11 @@ def score(given: types.Array | ScoreFn, found: Children,
     scores = given(found)
     chex.assert_shape(scores, found.code.shape)
     return scores.astype(jnp.float32)
-  size = given.shape[-1]
+  num_beams, size = given.shape[1:]
   flat = given.reshape(given.shape[0], -1)
-  index = found.parent * size + jnp.minimum(found.code, size - 1)
+  row = found.parent(num_beams) * size
+  index = row + jnp.minimum(found.code, size - 1)
   scores = jnp.take_along_axis(flat, index, 1).astype(jnp.float32)
   if normalizer is not None:
-    scores = scores - jnp.take_along_axis(normalizer, found.parent, 1)
+    scores = scores - found.take(normalizer)
   return jnp.where(found.code < size, scores, jnp.nan)

@@ -72,27 +72,27 @@ def _perturb(key: jax.Array, live: children_lib.Live,
              found: children_lib.Children, scores: jax.Array
              ) -> tuple[jax.Array, jax.Array, Any]:
   """Returns (key, log-probability, perturbed log-probability), [B, C]."""
-  def one(key, live, found, scores):
-    num = live.node.shape[0]
-    scores = jnp.where(found.mask, scores, -jnp.inf)
-    most = jax.ops.segment_max(scores, found.parent, num)
-    most = jnp.where(jnp.isfinite(most), most, 0.)
-    total = jax.ops.segment_sum(
-        jnp.exp(scores - most[found.parent]), found.parent, num)
-    log_p = live.score[found.parent] + scores - (
-        most + jnp.log(total))[found.parent]
-    log_p = jnp.where(found.mask, log_p, -jnp.inf)
-    noisy = log_p + jax.random.gumbel(key, log_p.shape)
-    top = jax.ops.segment_max(noisy, found.parent, num)[found.parent]
-    # The children's maximum is made to equal the parent's value; the form
-    # that does not overflow is from appendix B.3 of the paper.
-    parent = live.extra[found.parent]
-    v = parent - noisy + _log1mexp(noisy - top)
-    noisy = parent - jax.nn.relu(v) - jnp.log1p(jnp.exp(-jnp.abs(v)))
-    return jnp.where(found.mask, noisy, -jnp.inf), log_p
-  keys = rng.per_row(
-      key, jnp.arange(scores.shape[0], dtype=jnp.int32))
-  noisy, log_p = jax.vmap(one)(keys, live, found, scores)
+  num = live.node.shape[1]
+  scores = jnp.where(found.mask, scores, -jnp.inf)
+  parent = found.parent(num)
+  over = lambda reduce, x: jax.vmap(
+      lambda x, p: reduce(x, p, num))(x, parent)
+  most = over(jax.ops.segment_max, scores)
+  most = jnp.where(jnp.isfinite(most), most, 0.)
+  total = over(jax.ops.segment_sum, jnp.exp(scores - found.take(most)))
+  log_p = found.take(live.score) + scores - found.take(most + jnp.log(total))
+  log_p = jnp.where(found.mask, log_p, -jnp.inf)
+  keys = rng.per_row(key, jnp.arange(scores.shape[0], dtype=jnp.int32))
+  noise = jax.vmap(
+      lambda key: jax.random.gumbel(key, scores.shape[1:]))(keys)
+  noisy = log_p + noise
+  top = found.take(over(jax.ops.segment_max, noisy))
+  # The children's maximum is made to equal the parent's value; the form
+  # that does not overflow is from appendix B.3 of the paper.
+  value = found.take(live.extra)
+  v = value - noisy + _log1mexp(noisy - top)
+  noisy = value - jax.nn.relu(v) - jnp.log1p(jnp.exp(-jnp.abs(v)))
+  noisy = jnp.where(found.mask, noisy, -jnp.inf)
   return selection.rank_key(noisy, found.mask), log_p, jnp.where(
       found.mask, noisy, 0.)
 

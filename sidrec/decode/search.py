@@ -149,13 +149,12 @@ def _rank(live: children_lib.Live, found: children_lib.Children,
           scores: jax.Array, *, rule: str, per_prefix: tuple[int, int] | None,
           level: int) -> tuple[jax.Array, jax.Array, Any]:
   """Returns (key to rank by, score to keep, extra to keep), [B, C] each."""
-  take = lambda x: jnp.take_along_axis(x, found.parent, 1)
   if rule == 'sum':
-    scores = take(live.score) + scores
+    scores = found.take(live.score) + scores
   key = selection.rank_key(scores, found.mask)
   if per_prefix is None:
     return key, scores, None
-  group = take(live.extra)
+  group = found.take(live.extra)
   if level >= per_prefix[0]:
     key = selection.cap(key, group, per_prefix[1])
   return key, scores, group
@@ -236,25 +235,25 @@ def _keep(live: children_lib.Live, found: children_lib.Children,
           key: jax.Array, score: jax.Array, extra: Any, width: int,
           last: bool) -> tuple[children_lib.Live, jax.Array]:
   """Keeps the best `width` children; short rows are filled with dead ones."""
-  short = width - key.shape[1]
-  if short > 0:
-    fill = lambda x, value: jnp.pad(
-        x, ((0, 0), (0, short)), constant_values=value)
-    key, score = fill(key, -jnp.inf), fill(score, 0.)
-    found = jax.tree.map(lambda x: fill(x, 0), found)
-    extra = jax.tree.map(lambda x: fill(x, 0), extra)
+  beams, slots = live.node.shape[1], key.shape[1]
   # Flat order is code order, as the beams are in code order and a node's
   # children are too: a tie goes to the smaller code.
-  if key.shape[1] > width or last:
-    index = selection.best(key, width)
+  if slots > width or last:
+    index = selection.best(key, min(width, slots))
     if not last:
       index = jnp.sort(index, -1)  # Code order, for the next level's ties.
     take = lambda x: jnp.take_along_axis(x, index, 1)
-    key, score, parent, code, node = map(
-        take, (key, score, found.parent, found.code, found.node))
-    extra = jax.tree.map(take, extra)
+    key, score, code, node = map(take, (key, score, found.code, found.node))
+    parent, extra = found.parent_of(index, beams), jax.tree.map(take, extra)
   else:
-    parent, code, node = found.parent, found.code, found.node
+    parent, code, node = found.parent(beams), found.code, found.node
+  short = width - key.shape[1]
+  if short > 0:
+    fill = lambda x, value=0: jnp.pad(
+        x, ((0, 0), (0, short)), constant_values=value)
+    key = fill(key, -jnp.inf)
+    score, parent, code, node, extra = jax.tree.map(
+        fill, (score, parent, code, node, extra))
   alive = key > -jnp.inf
   zero = lambda x: jnp.where(alive, x, 0)
   prefix = jnp.take_along_axis(live.code, parent[..., None], 1)

@@ -47,7 +47,6 @@ def score_items(
   node = jnp.zeros((batch, num), jnp.int32)
   mask = jnp.ones((batch, num), bool)
   total = jnp.zeros((batch, num), jnp.float32)
-  beam = jnp.broadcast_to(jnp.arange(num, dtype=jnp.int32)[None], (batch, num))
   for level in range(levels):
     answer, state = logits_fn(codes[..., :level], state)
     wanted = codes[..., level].astype(jnp.int32)
@@ -56,7 +55,7 @@ def score_items(
     if normalize and not callable(answer):
       normalizer = jax.nn.logsumexp(answer.astype(jnp.float32), -1)
     given = children_lib.score(answer, children_lib.Children(
-        parent=beam, code=jnp.where(mask, wanted, 0), node=node, mask=mask),
+        beam=None, code=jnp.where(mask, wanted, 0), node=node, mask=mask),
         normalizer)
     total = total + given if score == 'sum' else given
   return jnp.where(mask, total, -jnp.inf), mask

@@ -152,7 +152,7 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
 
     def logits_fn(prefix: jax.Array, carry: Any):
       def score_fn(found: decode.Children) -> jax.Array:
-        head = jnp.take_along_axis(prefix, found.parent[..., None], 1)
+        head = found.take(prefix)
         codes = jnp.concatenate([head, found.code[..., None]], -1)
         if item_leaf and codes.shape[-1] == num_levels:
           e = leaves[found.node]
