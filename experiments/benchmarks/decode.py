@@ -86,8 +86,9 @@ class Lookup:
 
   def sparse(self, table: jax.Array, prefix: jax.Array, state: Any):
     """The children form of `decode.beam_search`."""
-    last = _last(prefix)
-    return (lambda found: table[found.take(last), found.code]), state
+    start = _last(prefix) * table.shape[1]
+    return (lambda found: table.reshape(-1)[
+        found.take(start) + found.code]), state
 
   def dense(self, table: jax.Array, prefix: jax.Array, state: Any):
     """The form with the whole codebook."""
@@ -178,11 +179,12 @@ def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
           jnp.arange(width, dtype=jnp.int32)[None, :, None] % case.codebook)
       found = None
       if model.sparse != model.dense:
-        size, steps = search.rungs(bounds, level, width, 1)
+        size, steps = search.rungs(bounds, level, width, 1, case.beam)
         slots = steps[-1] * (size or width)
         zeros = lambda n: jnp.zeros((case.batch, n), jnp.int32)
         found = decode.Children(
-            beam=zeros(slots // size) if size else None, code=zeros(slots),
+            beam=zeros(slots // size) if size else None,
+            first=zeros(slots // size if size else width), code=zeros(slots),
             node=zeros(slots), mask=zeros(slots) > 0)
       answer, _ = model.sparse(table, prefix, None)
       scores = answer(found) if callable(answer) else answer
@@ -194,7 +196,7 @@ def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
   model_ms = median_ms(lambda fn=jax.jit(dense): fn(model.table), seconds)
   keys = []
   for level, width in enumerate(widths):
-    size, steps = search.rungs(bounds, level, width, 1)
+    size, steps = search.rungs(bounds, level, width, 1, case.beam)
     slots = steps[-1] * (size or width)
     keys.append(jnp.asarray(rng.normal(
         size=(case.batch, slots)).astype(np.float32)))

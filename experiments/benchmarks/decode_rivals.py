@@ -118,7 +118,7 @@ def static(c: Context) -> Rival:
   model = jax_part.RandomModel(c.codebook)
   if not c.normalize:
     model = _Lookup(c.model.logits)
-  wide = min(c.bounds.widest[1], c.codebook)
+  wide = min(c.bounds.widest[1], c.beam, c.codebook)
   for label, tokens in (('STATIC, exact', wide),
                         ('STATIC, 30 tokens a beam', min(30, c.codebook))):
     yield label, functools.partial(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sidrec import types
+from sidrec.decode import rows
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -21,12 +22,14 @@ class Live:
 
   node: [W] int32 node of level l, 0 where dead.
   code: [W, l] int32 its prefix, 0 where dead.
-  score: [W] float32, -inf where dead.
+  value: [W] float32 what it was ranked by, -inf where dead.
+  score: [W] float32 the same, or the score that is reported instead.
   alive: [W] bool.
-  extra: pytree of [W, ...] of the search's own, 0 where dead.
+  extra: pytree of [W, ...] of the search's own, 0 where dead; handed down.
   """
   node: types.Array
   code: types.Array
+  value: types.Array
   score: types.Array
   alive: types.Array
   extra: types.PyTree
@@ -36,15 +39,19 @@ class Live:
 class Children:
   """Candidates of a level for B users, in code order; C slots a user.
 
-  Slots come in G runs of C / G, each of one beam.
+  Slots come in G runs of C / G, each of one beam and of neighbours in the
+  trie. What is not used is not computed: these are cheap to make again for
+  the few slots that are kept (`at`).
 
   beam: [B, G] int32 the beam of each run, or None: run i is of beam i.
-  code: [B, C] int32 its code at this level, 0 where not valid.
-  node: [B, C] int32 its node in the trie, 0 where not valid; on the last
-    level its place in `Trie.items`.
+  first: [B, G] int32 the node of each run's first slot.
+  code: [B, C] int32 its code at this level; where not valid, any code.
+  node: [B, C] int32 its node in the trie; on the last level its place in
+    `Trie.items`. Where not valid, any node.
   mask: [B, C] bool, True = a real child.
   """
   beam: types.Array | None
+  first: types.Array
   code: types.Array
   node: types.Array
   mask: types.Array
@@ -55,18 +62,18 @@ class Children:
     Cheaper than gathering by `parent`: one look-up a run, not one a slot.
     """
     if self.beam is not None:
-      x = jax.vmap(lambda row, beam: row[beam])(x, self.beam)
+      x = rows.take(x, self.beam)
     batch, runs, *rest = x.shape
     size = self.code.shape[1] // runs
     x = jnp.broadcast_to(x[:, :, None], (batch, runs, size, *rest))
     return x.reshape(batch, runs * size, *rest)
 
-  def parent_of(self, slot: types.Array, num_beams: int) -> jax.Array:
-    """Returns the beams [B, n] that slots [B, n] belong to."""
-    if self.beam is None:
-      return slot // (self.code.shape[1] // num_beams)
-    run = slot // (self.code.shape[1] // self.beam.shape[1])
-    return jnp.take_along_axis(self.beam, run, 1)
+  def at(self, slot: types.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (beam, node) [B, n] int32 of slots [B, n] that are valid."""
+    size = self.code.shape[1] // self.first.shape[1]
+    run = slot // size
+    beam = run if self.beam is None else rows.take(self.beam, run)
+    return beam, rows.take(self.first, run) + slot % size
 
   def parent(self, num_beams: int) -> jax.Array:
     """Returns the beam of each slot, [B, C] int32, of `num_beams` a user."""
@@ -81,9 +88,10 @@ ScoreFn = Callable[[Children], types.Array]
 
 def root(batch_size: int, extra: types.PyTree = None) -> Live:
   """Returns one live beam a user: the empty prefix."""
+  zero = jnp.zeros((batch_size, 1), jnp.float32)
   return Live(node=jnp.zeros((batch_size, 1), jnp.int32),
               code=jnp.zeros((batch_size, 1, 0), jnp.int32),
-              score=jnp.zeros((batch_size, 1), jnp.float32),
+              value=zero, score=zero,
               alive=jnp.ones((batch_size, 1), bool), extra=extra)
 
 
@@ -91,8 +99,11 @@ def spans(live: Live, t: types.Trie, level: int
           ) -> tuple[jax.Array, jax.Array]:
   """Returns the first child [B, W] of each beam and their number [B, W]."""
   first = t.first_child[level]
-  low = first[live.node]
-  return low, jnp.where(live.alive, first[live.node + 1] - low, 0)
+  if level == 0:  # All users stand at the root.
+    low = jnp.zeros(live.node.shape, jnp.int32)
+    return low, jnp.broadcast_to(first[1], low.shape)
+  low = rows.at(first, live.node)
+  return low, jnp.where(live.alive, rows.at(first, live.node + 1) - low, 0)
 
 
 def padded(low: jax.Array, count: jax.Array, width: int, t: types.Trie,
@@ -108,8 +119,7 @@ def padded(low: jax.Array, count: jax.Array, width: int, t: types.Trie,
   Returns:
     Children [B, W * M].
   """
-  slot = jnp.arange(width, dtype=jnp.int32)[None, None]
-  return _finish(None, low[..., None] + slot, slot < count[..., None], t, level)
+  return _lay_out(None, low, count, width, t, level)
 
 
 def chunked(low: jax.Array, count: jax.Array, num_chunks: int, size: int,
@@ -129,49 +139,56 @@ def chunked(low: jax.Array, count: jax.Array, num_chunks: int, size: int,
   need = -(-count // size)
   stop = jnp.cumsum(need, -1, dtype=jnp.int32)
   place = jnp.arange(num_chunks, dtype=jnp.int32)
+  # All pairs are one pass over little; bisecting many beams reads less.
+  method = 'compare_all' if low.shape[1] <= 16 else 'scan_unrolled'
   beam = jax.vmap(lambda s: jnp.searchsorted(
-      s, place, side='right', method='compare_all'))(stop)
+      s, place, side='right', method=method))(stop)
   beam = jnp.minimum(beam, low.shape[1] - 1).astype(jnp.int32)
-  take = lambda x: jnp.take_along_axis(x, beam, 1)
-  start = (place[None] - take(stop - need)) * size
-  left = take(count) - start
-  slot = jnp.arange(size, dtype=jnp.int32)[None, None]
-  return _finish(beam, (take(low) + start)[..., None] + slot,
-                 (slot < left[..., None]) & (start[..., None] >= 0), t, level)
+  # Of each beam: its first chunk, were its children to begin there.
+  start = (place[None] - rows.take(stop - need, beam)) * size
+  # Chunks behind the last beam's last have nothing left.
+  return _lay_out(beam, rows.take(low, beam) + start,
+                  rows.take(count, beam) - start, size, t, level)
 
 
-def _finish(beam: jax.Array | None, node: jax.Array, mask: jax.Array,
-            t: types.Trie, level: int) -> Children:
-  """Reads the codes of nodes [B, G, size]."""
+def _lay_out(beam: jax.Array | None, first: jax.Array, left: jax.Array,
+             size: int, t: types.Trie, level: int) -> Children:
+  """Lays out runs of `size` slots, `left` [B, G] of which are real."""
   flat = lambda x: x.reshape(x.shape[0], -1)
-  node, mask = flat(jnp.where(mask, node, 0)), flat(mask)
-  if t.allowed is not None:
-    mask = mask & t.allowed[level][node]
-    node = jnp.where(mask, node, 0)
-  code = t.code[level][node].astype(jnp.int32)
-  return Children(beam=beam, code=jnp.where(mask, code, 0), node=node,
-                  mask=mask)
+  slot = jnp.arange(size, dtype=jnp.int32)[None, None]
+  mask = flat(slot < left[..., None])
+  codes = t.code[level]
+  if level == 0:
+    # The root's children are all nodes of level one, for every user.
+    wide = lambda x: jnp.broadcast_to(
+        jnp.pad(x, (0, max(size - x.shape[0], 0)))[None, :size], mask.shape)
+    node = wide(jnp.arange(codes.shape[0], dtype=jnp.int32))
+    code = wide(codes.astype(jnp.int32))
+    allowed = None if t.allowed is None else wide(t.allowed[level])
+  else:
+    node = flat(first[..., None] + slot)
+    node = jnp.clip(node, 0, codes.shape[0] - 1)
+    code = rows.at(codes, node).astype(jnp.int32)
+    allowed = None if t.allowed is None else rows.at(t.allowed[level], node)
+  if allowed is not None:
+    mask = mask & allowed
+  return Children(beam=beam, first=first, code=code, node=node, mask=mask)
 
 
-def score(given: types.Array | ScoreFn, found: Children,
-          normalizer: jax.Array | None) -> jax.Array:
+def score(given: types.Array | ScoreFn, found: Children) -> jax.Array:
   """Returns float32 scores [B, C] of children.
 
   Args:
     given: a model's answer: [B, W, K] scores of the codebook (a code >= K
       gets NaN), or a function of the children.
     found: the children.
-    normalizer: [B, W] subtracted from a dense answer, or None.
   """
   if callable(given):
     scores = given(found)
     chex.assert_shape(scores, found.code.shape)
     return scores.astype(jnp.float32)
   num_beams, size = given.shape[1:]
+  code = jnp.minimum(found.code, size - 1)
   flat = given.reshape(given.shape[0], -1)
-  row = found.parent(num_beams) * size
-  index = row + jnp.minimum(found.code, size - 1)
-  scores = jnp.take_along_axis(flat, index, 1).astype(jnp.float32)
-  if normalizer is not None:
-    scores = scores - found.take(normalizer)
-  return jnp.where(found.code < size, scores, jnp.nan)
+  scores = rows.take(flat, found.parent(num_beams) * size + code)
+  return jnp.where(found.code < size, scores.astype(jnp.float32), jnp.nan)

@@ -1,8 +1,6 @@
 """Draws items without replacement: stochastic beam search on the trie."""
 
 import functools
-from typing import Any
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -53,9 +51,8 @@ def sample(
   chex.assert_tree_shape_prefix(state, (batch_size, 1))
   bounds = search.check_bounds(t, bounds, num_samples)
   t = jax.tree.map(jnp.asarray, t)
-  # `extra` is the perturbed log-probability; the root's is of no matter.
-  live = children_lib.root(
-      batch_size, extra=jnp.zeros((batch_size, 1), jnp.float32))
+  # `value` is the perturbed log-probability; the root's is of no matter.
+  live = children_lib.root(batch_size)
   for level in range(num_levels):
     answer, state = logits_fn(live.code, state)
     rank = functools.partial(
@@ -69,9 +66,10 @@ def sample(
 
 
 def _perturb(key: jax.Array, live: children_lib.Live,
-             found: children_lib.Children, scores: jax.Array
-             ) -> tuple[jax.Array, jax.Array, Any]:
-  """Returns (key, log-probability, perturbed log-probability), [B, C]."""
+             found: children_lib.Children, scores: jax.Array, normalizer: None
+             ) -> tuple[jax.Array, jax.Array]:
+  """Returns (key of the perturbed log-probability, log-probability) [B, C]."""
+  del normalizer  # Scores are normalized over what the trie allows.
   num = live.node.shape[1]
   scores = jnp.where(found.mask, scores, -jnp.inf)
   parent = found.parent(num)
@@ -89,12 +87,11 @@ def _perturb(key: jax.Array, live: children_lib.Live,
   top = found.take(over(jax.ops.segment_max, noisy))
   # The children's maximum is made to equal the parent's value; the form
   # that does not overflow is from appendix B.3 of the paper.
-  value = found.take(live.extra)
+  value = found.take(live.value)
   v = value - noisy + _log1mexp(noisy - top)
   noisy = value - jax.nn.relu(v) - jnp.log1p(jnp.exp(-jnp.abs(v)))
   noisy = jnp.where(found.mask, noisy, -jnp.inf)
-  return selection.rank_key(noisy, found.mask), log_p, jnp.where(
-      found.mask, noisy, 0.)
+  return selection.rank_key(noisy, found.mask), log_p
 
 
 def _log1mexp(x: jax.Array) -> jax.Array:

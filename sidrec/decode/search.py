@@ -1,12 +1,21 @@
 """Beam search over the trie of a catalog.
 
-Order is total: by score, then lexicographically by code, then by item id. A
-beam that ran out of nodes is dead and says so by a flag; real nodes may have
-any score, -inf included.
+The model, `logits_fn`, is called once a level with the live prefixes [B, W,
+l - 1] int32 (a dead beam's is all 0) and the state; it returns the level's
+scores and the state. Scores are [B, W, K] of the whole codebook, K may differ
+between levels, or a function of `Children` that returns [B, C]: those of the
+children only (what it returns where `mask` is False is ignored). Any float
+type: they are summed and ranked in float32. The state is None or a pytree of
+arrays [B, W, ...] (first [B, 1, ...]) such as a cache; what the model returns
+is gathered by parent beam.
+
+Order is total: by score (NaN last), then lexicographically by code, then by
+item id. A beam that ran out of nodes is dead and says so by a flag; real nodes
+may have any score, -inf included.
 """
 
 import functools
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import chex
 import jax
@@ -15,6 +24,7 @@ import jax.numpy as jnp
 from sidrec import trie
 from sidrec import types
 from sidrec.decode import children as children_lib
+from sidrec.decode import rows
 from sidrec.decode import selection
 
 # (prefix [B, W, l], state) -> (scores [B, W, K] or ScoreFn, state).
@@ -46,18 +56,11 @@ def beam_search(
   shard_map; consumes no key.
 
   Args:
-    logits_fn: called once a level with the live prefixes [B, W, l - 1] int32
-      (a dead beam's is all 0) and the state. Returns the level's scores and
-      the state. Scores are [B, W, K] of the whole codebook, K may differ
-      between levels, or a function of `Children` that returns [B, C]: those
-      of children only (what it returns where `mask` is False is ignored). Any
-      float type; NaN ranks last among real nodes. They are summed and ranked
-      in float32.
+    logits_fn: the model, see above.
     t: trie with NumPy or (traced) device arrays.
     beam_size: most prefixes kept a user; wider than the catalog is clipped.
     batch_size: B, users.
-    state: None, or a pytree of arrays [B, W, ...] (first [B, 1, ...]) such as
-      a cache; what the model returns is gathered by parent beam.
+    state: the model's own, see above.
     score: 'sum' of the levels' scores along the path (log-probabilities, in
       nats), or 'level', the level's own score only (arXiv 2605.14853).
     normalize: dense scores are logits: subtract their logsumexp over the
@@ -84,34 +87,39 @@ def beam_search(
   top_k = beam_size if top_k is None else top_k
   check(t, num_levels, beam_size=beam_size, batch_size=batch_size, top_k=top_k,
         num_rungs=num_rungs)
-  if score not in SCORES:
-    raise types.InputError(f'score: {score!r} must be one of {SCORES}')
-  if per_prefix is not None and not (
-      1 <= per_prefix[0] <= num_levels and per_prefix[1] >= 1):
-    raise types.InputError(
-        f'per_prefix: {per_prefix} must be (levels in [1, {num_levels}], '
-        'most >= 1)')
+  _check_rules(score, per_prefix, num_levels)
   chex.assert_tree_shape_prefix(state, (batch_size, 1))
   bounds = check_bounds(t, bounds, beam_size)
   t = jax.tree.map(jnp.asarray, t)
-  live = children_lib.root(batch_size)
+  # Items are nodes of the last level: it may keep more than a beam.
+  widths = [beam_size] * (len(t.code) - 1) + [top_k]
+  live = _levels(
+      logits_fn, t, children_lib.root(batch_size), state, widths[:num_levels],
+      bounds, rule=score, normalize=normalize, per_prefix=per_prefix,
+      num_rungs=num_rungs)
+  return expand(live, t, num_levels, top_k)
+
+
+def _levels(logits_fn: LogitsFn, t: types.Trie, live: children_lib.Live,
+            state: types.PyTree, widths: Sequence[int], bounds: trie.Bounds,
+            *, rule: str, normalize: bool, per_prefix: tuple[int, int] | None,
+            num_rungs: int) -> children_lib.Live:
+  """Searches one level for each of `widths`, the most beams to keep."""
   if per_prefix is not None:
     live = live.replace(extra=live.node)  # The ancestor at `levels`.
-  for level in range(num_levels):
+  for level, width in enumerate(widths):
     answer, state = logits_fn(live.code, state)
-    last = level + 1 == num_levels
+    last = level + 1 == len(widths)
     rank = functools.partial(
-        _rank, rule=score, per_prefix=per_prefix, level=level)
+        _rank, rule=rule, per_prefix=per_prefix, level=level)
     live, parent = advance(
         answer, live, t, level, bounds, rank, normalize=normalize,
-        # Items are nodes of the last level: it may keep more than a beam.
-        width=top_k if level + 1 == len(t.code) else beam_size, last=last,
-        num_rungs=num_rungs)
+        width=width, last=last, num_rungs=num_rungs)
     if per_prefix is not None and level + 1 == per_prefix[0]:
       live = live.replace(extra=live.node)
     if not last:
       state = reorder(state, parent)
-  return expand(live, t, num_levels, top_k)
+  return live
 
 
 def check(t: types.Trie, num_levels: int, **at_least_one: int) -> None:
@@ -123,6 +131,17 @@ def check(t: types.Trie, num_levels: int, **at_least_one: int) -> None:
     raise types.InputError(
         f'num_levels: {num_levels} must lie in [1, {len(t.code)}]')
   chex.assert_rank([*t.first_child, *t.code, t.items], 1)
+
+
+def _check_rules(score: str, per_prefix: tuple[int, int] | None,
+                 num_levels: int) -> None:
+  if score not in SCORES:
+    raise types.InputError(f'score: {score!r} must be one of {SCORES}')
+  if per_prefix is not None and not (
+      1 <= per_prefix[0] <= num_levels and per_prefix[1] >= 1):
+    raise types.InputError(
+        f'per_prefix: {per_prefix} must be (levels in [1, {num_levels}], '
+        'most >= 1)')
 
 
 def check_bounds(t: types.Trie, given: trie.Bounds | None, beam_size: int
@@ -146,44 +165,58 @@ def check_bounds(t: types.Trie, given: trie.Bounds | None, beam_size: int
 
 
 def _rank(live: children_lib.Live, found: children_lib.Children,
-          scores: jax.Array, *, rule: str, per_prefix: tuple[int, int] | None,
-          level: int) -> tuple[jax.Array, jax.Array, Any]:
-  """Returns (key to rank by, score to keep, extra to keep), [B, C] each."""
-  if rule == 'sum':
-    scores = found.take(live.score) + scores
+          scores: jax.Array, normalizer: jax.Array | None, *, rule: str,
+          per_prefix: tuple[int, int] | None, level: int
+          ) -> tuple[jax.Array, None]:
+  """Returns the keys [B, C] to rank by; what is reported follows from them."""
+  start = offset(live.score, normalizer, rule)
+  if start is not None:
+    scores = found.take(start) + scores
   key = selection.rank_key(scores, found.mask)
-  if per_prefix is None:
-    return key, scores, None
-  group = found.take(live.extra)
-  if level >= per_prefix[0]:
-    key = selection.cap(key, group, per_prefix[1])
-  return key, scores, group
+  if per_prefix is not None and level >= per_prefix[0]:
+    key = selection.cap(key, found.take(live.extra), per_prefix[1])
+  return key, None
 
 
-def rungs(bounds: trie.Bounds, level: int, beams: int, num_rungs: int
-          ) -> tuple[int, list[int]]:
-  """Returns (slots of a chunk, numbers of chunks to compile, ascending).
+def offset(score: types.Array, normalizer: types.Array | None, rule: str
+           ) -> jax.Array | None:
+  """Returns what a level adds to the scores of a beam's children [B, W]."""
+  if normalizer is None:
+    return score if rule == 'sum' else None
+  return score - normalizer if rule == 'sum' else -normalizer
 
-  A chunk of 0 slots stands for the padded layout: one chunk a beam.
+
+def rungs(bounds: trie.Bounds, level: int, beams: int, num_rungs: int,
+          width: int) -> tuple[int, list[int]]:
+  """Chooses how the children of a level are laid out.
+
+  Args:
+    bounds: of the trie.
+    level: 0-based level of the children.
+    beams: W, parents a user.
+    num_rungs: most row lengths to compile.
+    width: beams kept.
+
+  Returns:
+    (slots of a chunk, numbers of chunks to compile, ascending); or (0, [slots
+    of a beam]): the padded layout.
   """
-  widest = bounds.widest[level]
+  widest, mean = bounds.widest[level], bounds.mean[level]
+  if selection.is_long(beams * widest, width):
+    # In whole groups, so that nothing is padded later.
+    widest = -(-widest // selection.GROUP) * selection.GROUP
   total = min(bounds.total[level], beams * widest)
   size = 1
-  while 2 * size <= min(bounds.mean[level], widest):
+  while 2 * size <= min(mean / 2, selection.GROUP):
     size *= 2
   # Every beam may leave its last chunk unfilled.
   most = min((total + beams * (size - 1)) // size, beams * -(-widest // size))
-  if beams == 1 or beams * widest <= 1.25 * most * size:
+  usual = beams * (mean / size + (size > 1) / 2)
+  steps = [min(int(usual * factor) + 1, most) for factor in (1.125, 1.5)]
+  steps = sorted({*steps[:num_rungs - 1], most})
+  if beams == 1 or beams * widest <= 1.25 * steps[0] * size:
     return 0, [widest]
-  usual = beams * -(-bounds.mean[level] // size)
-  steps = {most}
-  for _ in range(num_rungs - 1):
-    usual += -(-usual // 3)
-    if usual >= most:
-      break
-    steps.add(usual)
-    usual *= 3
-  return size, sorted(steps)
+  return size, steps
 
 
 def advance(
@@ -199,7 +232,9 @@ def advance(
     t: the trie.
     level: 0-based level of the children.
     bounds: static sizes.
-    rank: (live, children, scores) -> (key, score, extra) [B, C].
+    rank: (live, children, scores [B, C], normalizer [B, W] or None) -> (key
+      [B, C] of `selection.rank_key`, score [B, C] or None: what key stands
+      for).
     normalize: see `beam_search`.
     width: most beams kept.
     last: keep the order by score; else back to code order.
@@ -212,16 +247,17 @@ def advance(
   if normalize and not callable(answer):
     normalizer = jax.nn.logsumexp(answer.astype(jnp.float32), -1)
   low, count = children_lib.spans(live, t, level)
-  size, steps = rungs(bounds, level, low.shape[1], num_rungs)
-  width = min(width, t.code[level].shape[0],
-              steps[-1] * size if size else steps[0] * low.shape[1])
+  size, steps = rungs(bounds, level, low.shape[1], num_rungs, width)
+  width = min(width, t.code[level].shape[0])
+  if not last:
+    width = min(width, steps[-1] * size if size else steps[0] * low.shape[1])
 
   def run(chunks: int) -> tuple[children_lib.Live, jax.Array]:
     found = (children_lib.chunked(low, count, chunks, size, t, level) if size
              else children_lib.padded(low, count, chunks, t, level))
-    key, score, extra = rank(
-        live, found, children_lib.score(answer, found, normalizer))
-    return _keep(live, found, key, score, extra, width, last)
+    key, score = rank(
+        live, found, children_lib.score(answer, found), normalizer)
+    return _keep(live, found, key, score, t.code[level], width, last)
 
   if len(steps) == 1:
     return run(steps[0])
@@ -232,42 +268,47 @@ def advance(
 
 
 def _keep(live: children_lib.Live, found: children_lib.Children,
-          key: jax.Array, score: jax.Array, extra: Any, width: int,
-          last: bool) -> tuple[children_lib.Live, jax.Array]:
+          key: jax.Array, score: jax.Array | None, codes: jax.Array,
+          width: int, last: bool) -> tuple[children_lib.Live, jax.Array]:
   """Keeps the best `width` children; short rows are filled with dead ones."""
-  beams, slots = live.node.shape[1], key.shape[1]
+  slots = key.shape[1]
   # Flat order is code order, as the beams are in code order and a node's
   # children are too: a tie goes to the smaller code.
   if slots > width or last:
     index = selection.best(key, min(width, slots))
     if not last:
       index = jnp.sort(index, -1)  # Code order, for the next level's ties.
-    take = lambda x: jnp.take_along_axis(x, index, 1)
-    key, score, code, node = map(take, (key, score, found.code, found.node))
-    parent, extra = found.parent_of(index, beams), jax.tree.map(take, extra)
   else:
-    parent, code, node = found.parent(beams), found.code, found.node
-  short = width - key.shape[1]
-  if short > 0:
-    fill = lambda x, value=0: jnp.pad(
-        x, ((0, 0), (0, short)), constant_values=value)
-    key = fill(key, -jnp.inf)
-    score, parent, code, node, extra = jax.tree.map(
-        fill, (score, parent, code, node, extra))
+    index = jnp.broadcast_to(jnp.arange(slots, dtype=jnp.int32), key.shape)
+  key = rows.take(key, index)
+  parent, node = found.at(index)
   alive = key > -jnp.inf
-  zero = lambda x: jnp.where(alive, x, 0)
-  prefix = jnp.take_along_axis(live.code, parent[..., None], 1)
-  prefix = jnp.concatenate([prefix, code[..., None]], -1)
-  return children_lib.Live(
-      node=zero(node), code=jnp.where(alive[..., None], prefix, 0),
-      score=jnp.where(alive, score, -jnp.inf), alive=alive,
-      extra=jax.tree.map(zero, extra)), parent
+  node = jnp.where(alive, node, 0)
+  code = jnp.where(alive, rows.at(codes, node).astype(jnp.int32), 0)
+  prefix = jnp.where(alive[..., None], rows.take(live.code, parent), 0)
+  value = selection.score_of(key)
+  if score is not None:
+    score = jnp.where(alive, rows.take(score, index), -jnp.inf)
+  kept = children_lib.Live(
+      node=node, code=jnp.concatenate([prefix, code[..., None]], -1),
+      value=value, score=value if score is None else score, alive=alive,
+      extra=jax.tree.map(lambda x: jnp.where(
+          alive, rows.take(x, parent), 0), live.extra))
+  return jax.tree.map(lambda x, fill: jnp.pad(
+      x, ((0, 0), (0, width - x.shape[1])) + ((0, 0),) * (x.ndim - 2),
+      constant_values=fill), (kept, parent), (_fills(kept), 0))
+
+
+def _fills(live: children_lib.Live) -> children_lib.Live:
+  """Returns what a dead beam holds in each place."""
+  zeros = jax.tree.map(lambda x: 0, live)
+  return zeros.replace(value=-jnp.inf, score=-jnp.inf, alive=False)
 
 
 def reorder(state: types.PyTree, parent: jax.Array) -> types.PyTree:
   """Gathers a state [B, W, ...] by parent beam [B, W']."""
   chex.assert_tree_shape_prefix(state, parent.shape[:1])
-  return jax.vmap(lambda s, p: jax.tree.map(lambda x: x[p], s))(state, parent)
+  return jax.tree.map(lambda x: rows.take(x, parent), state)
 
 
 def expand(live: children_lib.Live, t: types.Trie, num_levels: int,

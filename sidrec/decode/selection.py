@@ -2,23 +2,44 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sidrec import types
+from sidrec.decode import rows
 
-_GROUP = 16  # Candidates that one maximum stands for.
-_SMALL = 64  # Rows up to here are ranked by comparing all pairs.
+GROUP = 16  # Candidates that one maximum stands for.
+_LOWEST = np.finfo(np.float32).min
+# What stands for NaN, for -inf, and the least that stands for itself.
+_NAN_KEY, _INF_KEY, _LEAST_KEY = (
+    _LOWEST, np.nextafter(_LOWEST, np.float32(0)),
+    np.nextafter(np.nextafter(_LOWEST, np.float32(0)), np.float32(0)))
 
 
-def rank_key(score: types.Array, valid: types.Array) -> types.Array:
+def rank_key(score: types.Array, valid: types.Array) -> jax.Array:
   """Maps scores to keys that `best` orders as documented.
 
   Top-k puts NaN first and tells -0 from 0. Here NaN comes last among the valid
   and zeros tie; a valid -inf still comes before everything that is not valid.
+  The two lowest float32 count as the third.
   """
-  lowest = jnp.finfo(jnp.float32).min
-  key = jnp.where(jnp.isnan(score), lowest, jnp.maximum(score, lowest))
-  key = jnp.where(key == 0, 0., key)
+  key = jnp.where(score == 0, 0., jnp.maximum(score, _LEAST_KEY))
+  key = jnp.where(score == -jnp.inf, _INF_KEY, key)
+  key = jnp.where(jnp.isnan(score), _NAN_KEY, key)
   return jnp.where(valid, key, -jnp.inf)
+
+
+def score_of(key: types.Array) -> jax.Array:
+  """Returns the scores that gave keys; -inf where not valid."""
+  score = jnp.where(key == _NAN_KEY, jnp.nan, key)
+  return jnp.where(key == _INF_KEY, -jnp.inf, score)
+
+
+def is_long(size: int, width: int) -> bool:
+  """Whether the best `width` of `size` candidates are searched by groups.
+
+  Below, one top-k over all was the faster one (measured on CPU).
+  """
+  return size > max(64 * width - 256, 32 * width)
 
 
 def best(key: jax.Array, width: int) -> jax.Array:
@@ -32,32 +53,20 @@ def best(key: jax.Array, width: int) -> jax.Array:
     [B, W] int32.
   """
   size = key.shape[1]
-  if size <= _SMALL:
-    return _by_pairs(key, width)
-  if size <= 2 * _GROUP * width:
+  if not is_long(size, width):
+    if size == width:
+      # XLA sorts the row where nothing is left out, which takes longer.
+      key = jnp.pad(key, ((0, 0), (0, 1)), constant_values=-jnp.inf)
     return jax.lax.top_k(key, width)[1]
   # A key outside of the W best groups (by their maximum, ties by place) is
   # beaten by W maxima: it cannot be among the W best.
-  groups = -(-size // _GROUP)
-  full = jnp.pad(key, ((0, 0), (0, groups * _GROUP - size)),
-                 constant_values=-jnp.inf).reshape(-1, groups, _GROUP)
-  chosen = jnp.sort(best(jnp.max(full, -1), width), -1)
-  few = jnp.take_along_axis(full, chosen[..., None], 1)
-  inner = jax.lax.top_k(few.reshape(-1, width * _GROUP), width)[1]
-  group = jnp.take_along_axis(chosen, inner // _GROUP, 1)
-  return group * _GROUP + inner % _GROUP
-
-
-def _by_pairs(key: jax.Array, width: int) -> jax.Array:
-  """The same for short rows: every key counts those that come before it."""
-  size = key.shape[1]
-  place = jnp.arange(size, dtype=jnp.int32)
-  earlier = (place[:, None] < place[None])[None]
-  ahead = jnp.where(earlier, key[:, :, None] >= key[:, None],
-                    key[:, :, None] > key[:, None])
-  rank = jnp.sum(ahead.astype(jnp.int32), 1)
-  wanted = rank[:, :, None] == jnp.arange(width, dtype=jnp.int32)[None, None]
-  return jnp.sum(jnp.where(wanted, place[None, :, None], 0), 1)
+  if size % GROUP:
+    key = jnp.pad(key, ((0, 0), (0, -size % GROUP)), constant_values=-jnp.inf)
+  groups = key.reshape(key.shape[0], -1, GROUP)
+  chosen = jnp.sort(best(jnp.max(groups, -1), width), -1)
+  few = rows.take(groups, chosen).reshape(key.shape[0], -1)
+  inner = jax.lax.top_k(few, width)[1]
+  return rows.take(chosen, inner // GROUP) * GROUP + inner % GROUP
 
 
 def cap(key: jax.Array, group: jax.Array, most: int) -> jax.Array:

@@ -55,9 +55,10 @@ def score_items(
     if normalize and not callable(answer):
       normalizer = jax.nn.logsumexp(answer.astype(jnp.float32), -1)
     given = children_lib.score(answer, children_lib.Children(
-        beam=None, code=jnp.where(mask, wanted, 0), node=node, mask=mask),
-        normalizer)
-    total = total + given if score == 'sum' else given
+        beam=None, first=node, code=jnp.where(mask, wanted, 0), node=node,
+        mask=mask))
+    start = search.offset(total, normalizer, score)
+    total = given if start is None else start + given
   return jnp.where(mask, total, -jnp.inf), mask
 
 

@@ -1,5 +1,8 @@
 """Builds a trie: one stable sort a level, then passes over whole columns."""
 
+import itertools
+from typing import Iterable
+
 import jax
 import numpy as np
 
@@ -90,29 +93,64 @@ def build(codes: np.ndarray, item: np.ndarray | None = None) -> types.Trie:
   # The order is stable and ids are ascending before it: so they are
   # ascending among items of one code after it.
   order = order_by_code(codes)
-  num_levels = codes.shape[1]
-  is_new = np.zeros(order.size, bool)  # Does a node begin at this item?
+  items = order if item is None else item[order].astype(np.int32)
+  # One column at a time: all of them at once may not fit.
+  return from_columns(
+      (narrow(codes[:, level])[order] for level in range(codes.shape[1])),
+      items)
+
+
+def narrow(column: np.ndarray) -> np.ndarray:
+  """Returns codes [n] in the narrowest dtype that holds them."""
+  return column.astype(code_dtype(int(column.max()) + 1))
+
+
+def from_columns(columns: Iterable[np.ndarray], items: np.ndarray
+                 ) -> types.Trie:
+  """Builds the trie of codes that are in order already.
+
+  Args:
+    columns: L arrays [n], the codes of each level, lexicographically ascending
+      row by row.
+    items: [n] int32 their ids, ascending among equal codes.
+
+  Returns:
+    The trie; its codes have the columns' dtypes.
+  """
+  is_new = np.zeros(items.size, bool)  # Does a node begin at this item?
   is_new[0] = True
   start = np.zeros(1, np.int32)  # First item below each node.
   first_child, code = [], []
-  for level in range(num_levels):
-    column = codes[:, level]
-    column = column.astype(code_dtype(int(column.max()) + 1))[order]
-    is_new[1:] |= column[1:] != column[:-1]
-    if level + 1 == num_levels:
+  columns = iter(columns)
+  column = next(columns)
+  for following in itertools.chain(columns, [None]):
+    if following is None:
       # The nodes of the last level are the items, in order.
       first = start
     else:
+      is_new[1:] |= column[1:] != column[:-1]
       child_start = np.flatnonzero(is_new).astype(np.int32)
       first = np.searchsorted(child_start, start).astype(np.int32)
-      column = column[child_start]
+      start, column = child_start, column[child_start]
     first_child.append(np.append(first, np.int32(column.size)))
     code.append(column)
-    start = child_start if level + 1 < num_levels else start
-  items = order if item is None else item[order].astype(np.int32)
+    column = following
   return types.Trie(
       first_child=tuple(first_child), code=tuple(code), items=items,
       allowed=None)
+
+
+def columns(t: types.Trie) -> list[np.ndarray]:
+  """Returns the codes of the trie's items, L arrays [n] in its order.
+
+  Args:
+    t: a trie with NumPy arrays, not padded.
+  """
+  found, edges = [t.code[-1]], t.first_child[-1]
+  for first, code in zip(t.first_child[-2::-1], t.code[-2::-1]):
+    found.insert(0, np.repeat(code, np.diff(edges)))
+    edges = edges[first]
+  return found
 
 
 def selected(item: np.ndarray, num_items: int) -> np.ndarray:

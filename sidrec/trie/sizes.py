@@ -14,11 +14,11 @@ class Bounds(NamedTuple):
 
   widest: L ints, most children of one node of the level above.
   total: L ints, most children of `beam_size` nodes of the level above.
-  mean: L ints, rounded-up mean number of children of such a node.
+  mean: L floats, mean number of children of such a node, rounded up.
   """
   widest: tuple[int, ...]
   total: tuple[int, ...]
-  mean: tuple[int, ...]
+  mean: tuple[float, ...]
 
 
 def _counts(offsets: types.Array) -> np.ndarray:
@@ -48,7 +48,7 @@ def bounds(t: types.Trie, beam_size: int) -> Bounds:
     widest.append(int(counts.max()))
     total.append(int(top.sum(dtype=np.int64)))
     parents = max(int(np.count_nonzero(counts)), 1)
-    mean.append(-(-int(counts.sum(dtype=np.int64)) // parents))
+    mean.append(float(-(-int(counts.sum(dtype=np.int64)) * 8 // parents)) / 8)
   return Bounds(tuple(widest), tuple(total), tuple(mean))
 
 
@@ -107,5 +107,5 @@ def pad(t: types.Trie, codebook_sizes: Sequence[int], beam_size: int
   total = tuple(
       min(1 << (n - 1).bit_length(), beam_size * w, c.shape[0])
       for n, w, c in zip(found.total, widest, code))
-  mean = tuple(1 << (m - 1).bit_length() for m in found.mean)
+  mean = tuple(2. ** (np.ceil(4 * np.log2(m)) / 4) for m in found.mean)
   return padded, Bounds(widest, total, mean)
