@@ -56,15 +56,13 @@ def beam_search(
   shard_map; consumes no key.
 
   Args:
-    logits_fn: the model, see above.
+    logits_fn, state: the model and its own state, see above.
     t: trie with NumPy or (traced) device arrays.
     beam_size: most prefixes kept a user; wider than the catalog is clipped.
     batch_size: B, users.
-    state: the model's own, see above.
     score: 'sum' of the levels' scores along the path (log-probabilities, in
       nats), or 'level', the level's own score only (arXiv 2605.14853).
-    normalize: dense scores are logits: subtract their logsumexp over the
-      codebook, so that they are log-probabilities of the model.
+    normalize: dense scores are logits: subtract their logsumexp [B, W, 1].
     num_levels: levels to search, all L by default. Fewer: every item below a
       surviving prefix has the prefix's score; order within it is by code.
     bounds: `trie.bounds(t, beam_size)`, static; needed where `t` is traced.
@@ -77,8 +75,7 @@ def beam_search(
   Returns:
     Beams of at most top_k items, best first; ties by code, then by item. An
     item that shares its code stands beside the others of that code. Where
-    `mask` is False: item and code 0, score -inf. (A real item may have score
-    -inf: trust the mask.) `code` has `num_levels` levels.
+    `mask` is False: item and code 0, score -inf. `code` has `num_levels` levels.
 
   Raises:
     InputError: arguments out of range, or bounds smaller than the trie's.
@@ -95,14 +92,13 @@ def beam_search(
   widths = [beam_size] * (len(t.code) - 1) + [top_k]
   live = _levels(
       logits_fn, t, children_lib.root(batch_size), state, widths[:num_levels],
-      bounds, rule=score, normalize=normalize, per_prefix=per_prefix,
-      num_rungs=num_rungs)
+      bounds, score, normalize, per_prefix, num_rungs)
   return expand(live, t, num_levels, top_k)
 
 
 def _levels(logits_fn: LogitsFn, t: types.Trie, live: children_lib.Live,
             state: types.PyTree, widths: Sequence[int], bounds: trie.Bounds,
-            *, rule: str, normalize: bool, per_prefix: tuple[int, int] | None,
+            rule: str, normalize: bool, per_prefix: tuple[int, int] | None,
             num_rungs: int) -> children_lib.Live:
   """Searches one level for each of `widths`, the most beams to keep."""
   if per_prefix is not None:
