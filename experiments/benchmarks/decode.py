@@ -1,7 +1,7 @@
 """How fast is constrained decoding, and what does each part of it cost?
 
     python experiments/benchmarks/decode.py --output=FILE.json [--plot=FILE.png]
-        [--grid=quick|static|full] [--static=PATH]
+        [--grid=quick|static|growth|full] [--static=PATH]
 
 Times sidrec's beam search against the same model without a constraint, with a
 dense mask, with a Python trie behind a callback, and, where --static names a
@@ -33,6 +33,9 @@ from sidrec.decode import search
 from sidrec.decode import selection
 
 
+_TURNS = 5
+
+
 class Case(NamedTuple):
   """One measured setting. catalog: 'random' or 'beauty' (see decode_catalogs)."""
   catalog: str
@@ -51,6 +54,9 @@ STATIC_CASES = (
     Case('random', 1_000_000, 2048, 8, 2, 70),
     Case('random', 10_000_000, 2048, 8, 2, 70),
 )
+GROWTH_CASES = tuple(
+    Case('random', items, 2048, 4, 2, 70)
+    for items in (10_000, 100_000, 1_000_000, 10_000_000))
 QUICK_CASES = (Case('random', 10_000, 256, 3, 16, 10),
                Case('random', 100_000, 2048, 4, 16, 50))
 
@@ -66,15 +72,35 @@ def full_cases() -> list[Case]:
   return cases
 
 
-def median_ms(fn: Callable[[], Any], seconds: float) -> float:
-  """Returns the median time of a call in ms, after the first (it compiles)."""
-  jax.block_until_ready(fn())
-  spent = []
-  while len(spent) < 5 or sum(spent) < seconds and len(spent) < 200:
-    began = time.perf_counter()
-    jax.block_until_ready(fn())
-    spent.append(time.perf_counter() - began)
-  return float(np.median(spent)) * 1e3
+def median_ms(fns: dict[str, Callable[[], Any]], seconds: float
+              ) -> dict[str, float | str]:
+  """Times calls in turns, so that a machine that slows down slows all.
+
+  Args:
+    fns: by name, what to call. One that cannot run is left out.
+    seconds: for each of them, after the first call (it compiles).
+
+  Returns:
+    By name the median of a call in ms, or the error in one line.
+  """
+  spent, found = {}, {}
+  for name, fn in fns.items():
+    try:
+      jax.block_until_ready(fn())
+      spent[name] = []
+    except (MemoryError, ValueError, jax.errors.JaxRuntimeError) as error:
+      found[name] = str(error).splitlines()[0]
+  for turn in range(_TURNS):
+    for name, times in spent.items():
+      fn = fns[name]
+      fn()  # What ran before left its own data in the caches.
+      until = time.perf_counter() + seconds / _TURNS
+      while time.perf_counter() < until or len(times) <= turn:
+        began = time.perf_counter()
+        jax.block_until_ready(fn())
+        times.append(time.perf_counter() - began)
+  return found | {
+      name: float(np.median(times)) * 1e3 for name, times in spent.items()}
 
 
 class Lookup:
@@ -131,26 +157,32 @@ def measure(case: Case, model_name: str, rivals: Sequence[str], static: str,
       lambda prefix, state: model.sparse(table, prefix, state), t,
       beam_size=case.beam, batch_size=case.batch, bounds=bounds,
       normalize=normalize))
-  beams = jax.device_get(run(placed, model.table))
-  check(beams, codes)
-  ms = median_ms(lambda: run(placed, model.table), seconds)
-  rows = [dict(decoder='sidrec', ms=ms, trie_bytes=trie.nbytes(t),
-               temp_bytes=temp_bytes(run, placed, model.table),
-               **split(case, model, normalize, bounds, placed, ms, seconds))]
+  check(jax.device_get(run(placed, model.table)), codes)
   context = decode_rivals.Context(
       codes, placed, bounds, case.codebook, case.batch, case.beam, model,
       normalize, static)
+  fns = {'sidrec': lambda: run(placed, model.table)}
   for name in rivals:
     try:
-      for label, fn in decode_rivals.RIVALS[name](context):
-        rows.append(dict(decoder=label, ms=median_ms(fn, seconds)))
-    except (MemoryError, ValueError, jax.errors.JaxRuntimeError) as error:
-      rows.append(dict(decoder=name, error=str(error).splitlines()[0]))
-  for row in rows:
-    row.update(case._asdict(), model=model_name)
-    if 'ms' in row:
-      row['users_per_s'] = case.batch / row['ms'] * 1e3
-      row['ms_per_step'] = row['ms'] / case.levels
+      fns |= dict(decode_rivals.RIVALS[name](context))
+    except (MemoryError, ValueError) as error:
+      print(f'  {name}: left out: {error}', flush=True)
+  parts = split(case, model, normalize, bounds, placed)
+  rows = []
+  for name, ms in median_ms(fns | parts, seconds).items():
+    row = dict(case._asdict(), model=model_name, decoder=name)
+    if isinstance(ms, str):
+      row['error'] = ms
+    else:
+      row.update(ms=ms, ms_per_step=ms / case.levels,
+                 users_per_s=case.batch / ms * 1e3)
+    rows.append(row)
+  ms = {row['decoder']: row.get('ms', 0.) for row in rows}
+  rows = [row for row in rows if row['decoder'] not in parts]
+  rows[0].update(
+      {f'ms_{part}': ms[part] for part in parts}, trie_bytes=trie.nbytes(t),
+      ms_constraint=max(ms['sidrec'] - sum(ms[part] for part in parts), 0.),
+      temp_bytes=temp_bytes(run, placed, model.table))
   return rows
 
 
@@ -167,8 +199,8 @@ def temp_bytes(run: Any, *args: Any) -> int | None:
 
 
 def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
-          t: types.Trie, ms: float, seconds: float) -> dict[str, float]:
-  """Returns how a call divides into model, top-k and the constraint."""
+          t: types.Trie) -> dict[str, Callable[[], Any]]:
+  """Returns calls of the model alone and of top-k alone, as a search has."""
   widths = [1] + [min(case.beam, c.shape[0]) for c in t.code[:-1]]
   rng = np.random.default_rng(0)
 
@@ -179,8 +211,8 @@ def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
           jnp.arange(width, dtype=jnp.int32)[None, :, None] % case.codebook)
       found = None
       if model.sparse != model.dense:
-        size, steps = search.rungs(bounds, level, width, 1, case.beam)
-        slots = steps[-1] * (size or width)
+        size, steps = search.rungs(bounds, level, width, 3, case.beam)
+        slots = steps[0] * (size or width)
         zeros = lambda n: jnp.zeros((case.batch, n), jnp.int32)
         found = decode.Children(
             beam=zeros(slots // size) if size else None,
@@ -193,18 +225,16 @@ def split(case: Case, model: Any, normalize: bool, bounds: trie.Bounds,
       total += scores.sum()
     return total
 
-  model_ms = median_ms(lambda fn=jax.jit(dense): fn(model.table), seconds)
   keys = []
   for level, width in enumerate(widths):
-    size, steps = search.rungs(bounds, level, width, 1, case.beam)
-    slots = steps[-1] * (size or width)
+    size, steps = search.rungs(bounds, level, width, 3, case.beam)
+    slots = steps[0] * (size or width)
     keys.append(jnp.asarray(rng.normal(
         size=(case.batch, slots)).astype(np.float32)))
   pick = jax.jit(lambda keys: [
       selection.best(key, min(case.beam, key.shape[1])) for key in keys])
-  top_ms = median_ms(lambda: pick(keys), seconds)
-  return dict(ms_model=model_ms, ms_top_k=top_ms,
-              ms_constraint=max(ms - model_ms - top_ms, 0.))
+  alone = jax.jit(dense)
+  return dict(model=lambda: alone(model.table), top_k=lambda: pick(keys))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,7 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add('--output', required=True, help='JSON file to write')
   add('--plot', default='', help='PNG file to write (needs matplotlib)')
-  add('--grid', default='quick', choices=['quick', 'static', 'full'])
+  add('--grid', default='quick', 
+      choices=['quick', 'static', 'growth', 'full'])
   add('--static', default='', help="checkout of STATIC's repository")
   add('--models', nargs='+', default=list(MODELS), choices=list(MODELS))
   add('--rivals', nargs='*', default=list(decode_rivals.RIVALS),
@@ -223,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   rivals = [r for r in args.rivals if r != 'static' or args.static]
   cases = dict(quick=QUICK_CASES, static=STATIC_CASES,
-               full=full_cases())[args.grid]
+               growth=GROWTH_CASES, full=full_cases())[args.grid]
   rows, built, key = [], None, None
   for case in (c for c in cases if c.items <= args.max_items):
     if key != case[:4]:

@@ -106,8 +106,8 @@ def callback(c: Context) -> Rival:
 
 
 def static(c: Context) -> Rival:
-  """STATIC from a checkout: exact (as many tokens a beam as the widest node
-  has), and with the 30 tokens a beam of its own benchmark."""
+  """STATIC from a checkout, with the 30 tokens a beam of its own benchmark, and
+  with as many as a search needs to be exact."""
   if c.static not in sys.path:
     sys.path.insert(0, c.static)
   build = importlib.import_module(
