@@ -229,6 +229,11 @@ class Evaluator:
     """Returns ranking logits [B, C] of a batch's candidates."""
     return self._score(state, self.catalog, batch)
 
+  def token_score(
+      self, state: types.TrainState, batch: types.Batch) -> np.ndarray:
+    """Returns retrieval logits [B, C] of a batch's candidates."""
+    return self._token_score(state, self.catalog, batch)
+
   def order(
       self, state: types.TrainState, batch: types.Batch, beams: types.Beams
   ) -> tuple[np.ndarray, np.ndarray]:

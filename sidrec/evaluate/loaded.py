@@ -52,6 +52,26 @@ class Loaded:
     """Returns ranking logits [B, C] of a batch's candidates."""
     return self._evaluator.score(self._state, batch)
 
+  def token_score(self, batch: types.Batch) -> np.ndarray:
+    """Returns retrieval logits [B, C]: what a search gives these items."""
+    return self._evaluator.token_score(self._state, batch)
+
+  def search(self, batch: types.Batch) -> types.Beams:
+    """Retrieves for requests [B], best first by the retrieval path.
+
+    Args:
+      batch: of `dataset.requests`; candidates are not read.
+
+    Raises:
+      types.InputError: if the method cannot retrieve.
+    """
+    if not self._evaluator.can_retrieve:
+      raise types.InputError(
+          f'config.method={self.config.method} can rank but not retrieve')
+    if self._find is None:
+      self._find = self._evaluator.finder(self._state)
+    return self._find(batch)
+
   def retrieve(
       self, users: Sequence[Any] | None = None,
       histories: Sequence[Sequence[Any] | None] | None = None,
@@ -69,13 +89,8 @@ class Loaded:
     Raises:
       types.InputError: if the method cannot retrieve.
     """
-    if not self._evaluator.can_retrieve:
-      raise types.InputError(
-          f'config.method={self.config.method} can rank but not retrieve')
-    if self._find is None:
-      self._find = self._evaluator.finder(self._state)
     batch = self.dataset.requests(users, histories)
-    beams = self._find(batch)
+    beams = self.search(batch)
     if not self._evaluator.can_score:
       return beams, None
     batch = self.dataset.with_candidates(
