@@ -195,13 +195,12 @@ def start(run: Run) -> tuple[types.TrainState, int]:
 
 
 def make_train_step(
-    phase: base.Phase, optimizer: Any, seed: int
+    phase: base.Phase, seed: int
 ) -> Callable[..., tuple[types.TrainState, types.Metrics]]:
   """Returns a phase's step for one device, with collectives over the axis.
 
   Args:
-    phase: whose loss it takes.
-    optimizer: optax transformation of the params.
+    phase: whose loss and optimizer it takes.
     seed: of the run; the step's key is derived from it, the phase and the
       step, so that nothing random needs saving.
 
@@ -210,16 +209,23 @@ def make_train_step(
   """
   def step(state, catalog, batches):
     key = rng.stream(seed, phase.name, state.step)
-    grads, out = jax.grad(phase.loss_fn, has_aux=True)(
-        state.params, state, catalog, batches, key=key, axis_name=types.AXIS)
+    old = phase.trained(state.params)
+
+    def loss_fn(trained):
+      return phase.loss_fn(
+          {**state.params, **trained}, state, catalog, batches, key=key,
+          axis_name=types.AXIS)
+
+    grads, out = jax.grad(loss_fn, has_aux=True)(old)
     # Each device holds its share of one global mean: the shares add up.
     grads = jax.lax.psum(grads, types.AXIS)
-    updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p + u, state.params, updates)
+    updates, opt_state = phase.optimizer.update(
+        grads, state.opt_state[phase.name], old)
+    new = jax.tree.map(lambda p, u: p + u, old, updates)
     return state.replace(
-        params=params, codebook=out.codebook, batch_stats=out.batch_stats,
-        opt_state=opt_state, step=state.step + 1), out.metrics
+        params={**state.params, **new}, codebook=out.codebook,
+        batch_stats=out.batch_stats, step=state.step + 1,
+        opt_state={**state.opt_state, phase.name: opt_state}), out.metrics
   return step
 
 
@@ -228,14 +234,15 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
   """Trains to the end or to an early stop; returns the best state, placed."""
   done = int(run.mapped.to_host(state.step))
   train = run.config.train
-  due = validation_steps(train, run.num_steps)
   last = 0
   for phase in run.method.phases:
-    last += phase.num_steps
+    first, last = last, last + phase.num_steps
+    due = frozenset(
+        first + step for step in validation_steps(train, phase.num_steps))
     if done >= last or run.progress.stopped:
       continue
     step_fn = run.mapped.map_step(
-        make_train_step(phase, run.method.optimizer, run.seed))
+        make_train_step(phase, run.seed))
     batches = pipeline.Pipeline(
         run.dataset, phase.streams, seed=run.seed,
         process_index=run.mapped.process_index,
@@ -259,7 +266,8 @@ def fit(run: Run, state: types.TrainState, writer: writers.Writer,
         jax.block_until_ready(state.step)
         now = time.perf_counter()
         run.progress.step_seconds += now - compiled
-        _validate(run, state, writer, done, phase.select_from)
+        if phase.validates:
+          _validate(run, state, writer, done, phase.select_from)
         writer.flush()
         run.progress.seconds += time.perf_counter() - began
         _save(run, state, done)

@@ -151,12 +151,41 @@ class Batch:
   cross: Array
 
 
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class ItemBatch:
+  """B items of the catalog.
+
+  row: [B] int32 index of the row in the global batch.
+  item: [B] int32 in [0, V).
+  """
+  row: Array
+  item: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class SequenceBatch:
+  """B rows, each of several users' sequences one behind the other.
+
+  row: [B] int32 index of the row in the global batch.
+  item: [B, S] int32 in [0, V), 0 where not valid.
+  segment: [B, S] int32 which sequence of the row, from 1; 0 = not valid.
+  target: [B, S] float32, 1 = to be predicted from what stands before it in its
+    sequence, 0 = only read (the oldest item, or one that another window of a
+    long sequence predicts).
+  """
+  row: Array
+  item: Array
+  segment: Array
+  target: Array
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamSpec:
   """Which examples a phase reads, and how they become candidates.
 
-  examples: 'impressions' (every event of the training split) or 'positives'
-    (those with label 1).
+  examples: 'impressions' (every event of the training split), 'positives'
+    (those with label 1), 'items' (the catalog: `ItemBatch`) or 'sequences'
+    (users' positives in order of time, packed: `SequenceBatch`).
   batch_size: rows B of the *global* batch.
   negatives: items drawn uniformly from the catalog for each row; candidate 0
     is the event's own item, so C = 1 + negatives.
@@ -164,12 +193,14 @@ class StreamSpec:
     mask is 0 where the history is empty or the draw is the row's positive.
   user_rows: events of one user that stand together (for losses over pairs of
     one user's rows); such groups are shuffled, not events. 1: none do.
+  length: S, places of a row of sequences.
   """
   examples: str
   batch_size: int
   negatives: int = 0
   seen_negatives: int = 0
   user_rows: int = 1
+  length: int = 0
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -234,7 +265,7 @@ class TrainState:
   params: trained by gradient.
   codebook: tokenizer state that is not (tables of stored codes, EMA sums).
   batch_stats: running statistics of batch norms.
-  opt_state: optax state.
+  opt_state: optax state of each phase, by name.
   step: [] int32 steps done in the whole run.
   """
   params: PyTree

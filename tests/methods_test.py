@@ -124,11 +124,11 @@ def _trained(name, wrapper, shards):
   devices = jax.devices()[:1 if wrapper == 'vmap' else shards]
   mapped = parallel.make(
       wrapper, devices, shards if wrapper == 'vmap' else None)
-  phase = world.method.phases[0]
-  step_fn = mapped.map_step(train.make_train_step(phase, optimizer, seed=0))
-  state, catalog = mapped.place(world.state.replace(
-      opt_state=optimizer.init(world.state.params))), mapped.place(
-          world.catalog)
+  phase = world.method.phases[0]._replace(optimizer=optimizer)
+  step_fn = mapped.map_step(train.make_train_step(phase, seed=0))
+  memory = {phase.name: optimizer.init(phase.trained(world.state.params))}
+  state = mapped.place(world.state.replace(opt_state=memory))
+  catalog = mapped.place(world.catalog)
   history = []
   for batches in world.batches:
     shards = {k: mapped.shard(v) for k, v in batches.items()}
@@ -158,15 +158,18 @@ def test_a_step_learns_and_keeps_its_shapes(world, request):
 
 
 def test_optimizer(world):
-  params, state = world.state.params, world.state.opt_state
-  grads = jax.tree.map(lambda x: jnp.ones_like(x), params)
-  update = jax.jit(world.method.optimizer.update)
-  for _ in range(2):  # The first step may be of length 0: a warm-up.
-    updates, state = update(grads, state, params)
-  chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
-  chex.assert_trees_all_equal_shapes_and_dtypes(state, world.state.opt_state)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-    assert np.isfinite(leaf).all() and (np.asarray(leaf) != 0).all(), path
+  for phase in world.method.phases:
+    params = phase.trained(world.state.params)
+    memory = world.state.opt_state[phase.name]
+    grads = jax.tree.map(lambda x: jnp.ones_like(x), params)
+    update = jax.jit(phase.optimizer.update)
+    state = memory
+    for _ in range(2):  # The first step may be of length 0: a warm-up.
+      updates, state = update(grads, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, memory)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+      assert np.isfinite(leaf).all() and (np.asarray(leaf) != 0).all(), path
 
 
 def test_scores(world):

@@ -12,6 +12,7 @@ from sidrec import types
 from sidrec.data import cross
 from sidrec.data import features
 from sidrec.data import history
+from sidrec.data import packing
 from sidrec.data import splits
 
 
@@ -83,6 +84,22 @@ class Dataset:
       _, place = np.unique(self.event_user[events][::-1], return_index=True)
       events = np.sort(events[len(events) - 1 - place])
     return events
+
+  def packed(self, length: int, generator: np.random.Generator
+             ) -> packing.Packed:
+    """Packs the training split's positives, user by user, for next-item models.
+
+    Args:
+      length: S, places of a row.
+      generator: shuffles the sequences.
+
+    Raises:
+      types.InputError: rows too short, or nothing to predict.
+    """
+    events = self.examples('train', 'positives')
+    return packing.pack(
+        self.event_user[events], self.event_item[events],
+        self.spec.history_length, length, generator)
 
   def assemble(
       self, events: np.ndarray, items: np.ndarray, label: np.ndarray,

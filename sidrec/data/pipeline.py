@@ -35,9 +35,10 @@ class Pipeline:
     self._dataset, self._streams, self._seed = dataset, dict(streams), seed
     self._process = process_index, process_count
     self._prefetch = max(prefetch, 1)
-    self._events, self._order = {}, {}
+    self._events, self._order, self._packed = {}, {}, {}
     for name, stream in self._streams.items():
-      if stream.examples not in ('impressions', 'positives'):
+      if stream.examples not in (
+          'impressions', 'positives', 'items', 'sequences'):
         raise ValueError(f'stream {name}: examples {stream.examples!r}')
       if stream.batch_size < 1 or stream.batch_size % process_count:
         raise types.InputError(
@@ -51,11 +52,21 @@ class Pipeline:
       if stream.negatives and dataset.spec.num_items < 2:
         raise types.InputError(
             f'stream {name}: a catalog of one item leaves no negatives')
-      self._events[name] = dataset.examples('train', stream.examples)
+      self._events[name] = self._examples(name, stream)
       if not len(self._events[name]):
         raise types.InputError(
             f'stream {name}: {dataset.name} has no {stream.examples} in the '
             'training split')
+
+  def _examples(self, name: str, stream: types.StreamSpec) -> np.ndarray:
+    """Returns what an epoch goes through: events, items or packed rows."""
+    if stream.examples == 'items':
+      return np.arange(self._dataset.spec.num_items)
+    if stream.examples == 'sequences':
+      self._packed[name] = self._dataset.packed(
+          stream.length, self._generator(name, 'packing', 0))
+      return np.arange(len(self._packed[name].item))
+    return self._dataset.examples('train', stream.examples)
 
   def num_examples(self, name: str) -> int:
     """Returns the examples of one epoch of a stream."""
@@ -107,13 +118,18 @@ class Pipeline:
 
   def _batch(
       self, name: str, stream: types.StreamSpec, step: int
-  ) -> types.Batch:
+  ) -> types.Batch | types.ItemBatch | types.SequenceBatch:
     """Draws the global batch and keeps this process's rows of it."""
     size = stream.batch_size
     events = self._global_events(name, step * size, size)
     process_index, process_count = self._process
     local = size // process_count
     row = np.arange(process_index * local, (process_index + 1) * local)
+    if stream.examples == 'items':
+      return types.ItemBatch(
+          row=row.astype(np.int32), item=events[row].astype(np.int32))
+    if stream.examples == 'sequences':
+      return self._packed[name].batch(events[row], row)
     items = self._dataset.event_item[events][:, None]
     if stream.negatives:
       # Drawn for the global batch, so that 1 and N processes agree.

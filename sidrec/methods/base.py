@@ -38,29 +38,41 @@ class LossOutput(NamedTuple):
 class Phase(NamedTuple):
   """A stretch of training with one loss and one compiled step.
 
-  name: for the log.
+  name: for the log; phases of a method have different ones.
   num_steps: how many.
   streams: which batches the step reads, by name.
+  optimizer: of the params that it trains; begins afresh with the phase.
   loss_fn: (params, state, catalog, batches, *, key, axis_name) ->
     (loss [], LossOutput); written for one device's rows, with collectives
     over `axis_name`; losses are local sums over global counts, so gradients
     are summed over devices.
+  trains: names of the parameters (first level of the tree) that it trains,
+    None for all.
   hooks: host work between its steps.
+  validates: whether its states can be validated, and so be chosen.
   select_from: steps of the run before which no state can be the chosen one.
   """
   name: str
   num_steps: int
   streams: Mapping[str, types.StreamSpec]
+  optimizer: optax.GradientTransformation
   loss_fn: Callable[..., tuple[jax.Array, LossOutput]]
+  trains: tuple[str, ...] | None = None
   hooks: tuple[Hook, ...] = ()
+  validates: bool = True
   select_from: int = 0
+
+  def trained(self, params: Mapping[str, types.PyTree]) -> types.PyTree:
+    """Returns the part of the params that this phase trains."""
+    if self.trains is None:
+      return params
+    return {name: params[name] for name in self.trains}
 
 
 class Method(NamedTuple):
   """A recommender as pure functions; absent abilities are None.
 
   init: (key, catalog) -> (params, codebook, batch_stats).
-  optimizer: of the params.
   phases: in order; none for a method without training.
   score: (state, catalog, batch) -> [B, C] logits of the ranking path.
   token_score: the same from the retrieval path alone (no u2i).
@@ -69,7 +81,6 @@ class Method(NamedTuple):
   codebook_sizes: codes a level.
   """
   init: Callable[..., tuple[types.PyTree, types.PyTree, types.PyTree]]
-  optimizer: optax.GradientTransformation
   phases: tuple[Phase, ...]
   score: Callable[..., jax.Array] | None
   token_score: Callable[..., jax.Array] | None
@@ -144,7 +155,9 @@ def init_state(method: Method, key: jax.Array, catalog: types.Catalog
   params, codebook, batch_stats = method.init(key, catalog)
   return types.TrainState(
       params=params, codebook=codebook, batch_stats=batch_stats,
-      opt_state=method.optimizer.init(params), step=jnp.zeros([], jnp.int32))
+      opt_state={p.name: p.optimizer.init(p.trained(params))
+                 for p in method.phases},
+      step=jnp.zeros([], jnp.int32))
 
 
 def ranking_streams(

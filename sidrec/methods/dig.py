@@ -95,13 +95,12 @@ def make(
   live = lambda step: config.loss.address_scale * (step < dig.freeze)
   phase = base.Phase(
       'joint', num_steps, base.ranking_streams(config, data, True),
-      functools.partial(loss_fn, dig), hooks, dig.warmup)
-  return base.Method(
-      init=functools.partial(init, dig),
-      optimizer=base.make_optimizer(
+      base.make_optimizer(
           config.train, num_steps,
           {'address': live, 'leaf_id': config.loss.leaf_scale}, ranker.TABLES),
-      phases=(phase,),
+      functools.partial(loss_fn, dig), hooks=hooks, select_from=dig.warmup)
+  return base.Method(
+      init=functools.partial(init, dig), phases=(phase,),
       score=functools.partial(dig_serving.score, dig),
       token_score=functools.partial(dig_serving.token_score, dig),
       retrieve=functools.partial(dig_serving.retrieve, dig),

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from sidrec import trie
 from sidrec import types
@@ -25,8 +24,7 @@ def make(
   """
   del config, data, num_steps
   return base.Method(
-      init=lambda key, catalog: ({}, {}, {}), optimizer=optax.identity(),
-      phases=(), score=score, token_score=None, retrieve=retrieve, codes=None)
+      init=lambda key, catalog: ({}, {}, {}), phases=(), score=score, token_score=None, retrieve=retrieve, codes=None)
 
 
 def score(state: types.TrainState, catalog: types.Catalog,

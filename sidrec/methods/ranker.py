@@ -32,11 +32,10 @@ def make(
   """
   phase = base.Phase(
       'rank', num_steps, base.ranking_streams(config, data, False),
+      base.make_optimizer(config.train, num_steps, {}, ranker.TABLES),
       functools.partial(loss_fn, config, data))
   return base.Method(
       init=functools.partial(init, config, data),
-      optimizer=base.make_optimizer(
-          config.train, num_steps, {}, ranker.TABLES),
       phases=(phase,), score=functools.partial(score, config, data),
       token_score=None, retrieve=None, codes=None)
 

@@ -1,0 +1,109 @@
+"""Packs users' sequences into rows of one length."""
+
+import dataclasses
+
+import numpy as np
+
+from sidrec import types
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+  """Rows of sequences, as in `types.SequenceBatch`.
+
+  item, segment: [R, S] int32. target: [R, S] float32.
+  """
+  item: np.ndarray
+  segment: np.ndarray
+  target: np.ndarray
+
+  def batch(self, rows: np.ndarray, row: np.ndarray) -> types.SequenceBatch:
+    """Returns rows [B] of the table as a batch with global rows `row` [B]."""
+    return types.SequenceBatch(
+        row=row.astype(np.int32), item=self.item[rows],
+        segment=self.segment[rows], target=self.target[rows])
+
+
+def pack(user: np.ndarray, item: np.ndarray, context: int, length: int,
+         generator: np.random.Generator) -> Packed:
+  """Packs sequences into rows, none of them torn.
+
+  A sequence longer than `context` + 1 is cut into windows that overlap by half
+  of the context, so that each item but the oldest is a target once, with at
+  least half of the context before it.
+
+  Args:
+    user: [N] whose event it is, in order of time for each user.
+    item: [N] int32.
+    context: most items that are read before a target (T of the data).
+    length: S, places of a row.
+    generator: shuffles the windows before they are packed.
+
+  Returns:
+    The rows; windows of one item are left out, they have no target.
+
+  Raises:
+    types.InputError: rows too short for a window, or nothing to predict.
+  """
+  if length < context + 1:
+    raise types.InputError(
+        f'config.train.row_items: {length} places do not hold a history of '
+        f'{context} items and its target; give at least {context + 1}')
+  order = np.argsort(user, kind='stable')
+  user, item = user[order], item[order]
+  first = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
+  stop = np.append(first[1:], user.size)
+  start, end, read = _windows(first, stop, context)
+  many = end - start > 1
+  start, end, read = start[many], end[many], read[many]
+  if not start.size:
+    raise types.InputError(
+        'data: no user has two positive events in the training split; there '
+        'is no next item to learn')
+  shuffled = generator.permutation(start.size)
+  start, end, read = start[shuffled], end[shuffled], read[shuffled]
+  row, place, number = _fill(end - start, length)
+  out = Packed(*(np.zeros((row[-1] + 1, length), kind)
+                 for kind in (np.int32, np.int32, np.float32)))
+  size = end - start
+  offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+  rows, places = np.repeat(row, size), np.repeat(place, size) + offset
+  out.item[rows, places] = item[np.repeat(start, size) + offset]
+  out.segment[rows, places] = np.repeat(number, size)
+  out.target[rows, places] = offset >= np.repeat(read, size)
+  return out
+
+
+def _windows(first: np.ndarray, stop: np.ndarray, context: int
+             ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Cuts sequences; returns (start, end, items that are only read)."""
+  size, step = stop - first, context + 1 - max(context // 2, 1)
+  more = np.maximum(size - (context + 1), 0)
+  count = 1 + -(-more // step)
+  which = np.repeat(np.arange(size.size), count)
+  nth = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+  # The targets end at `end`; each window but the first begins them where the
+  # one before it ended.
+  end = np.minimum(first[which] + context + 1 + nth * step, stop[which])
+  start = np.maximum(end - (context + 1), first[which])
+  before = first[which] + context + 1 + (nth - 1) * step
+  read = np.where(nth == 0, 1, before - start)
+  return start, end, read
+
+
+def _fill(size: np.ndarray, length: int
+          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Puts windows into rows in order, a new row where one does not fit.
+
+  Returns:
+    (row, place of the first item, number within the row from 1), [N] each.
+  """
+  row, place, number = (np.zeros(size.size, np.int64) for _ in range(3))
+  here, used, count = 0, 0, 0
+  for i, n in enumerate(size.tolist()):
+    if used + n > length:
+      here, used, count = here + 1, 0, 0
+    count += 1
+    row[i], place[i], number[i] = here, used, count
+    used += n
+  return row, place, number
