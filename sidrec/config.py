@@ -37,7 +37,8 @@ def base_config() -> ml_collections.ConfigDict:
           popularity_exponent=.3, position_effect=.7),
   ))
   config.train = ml_collections.ConfigDict(dict(
-      num_steps=-1,  # -1: num_epochs passes over the first stream.
+      num_steps=-1,  # -1: num_epochs passes over the examples.
+      examples='impressions',  # Or 'positives', 'sequences'.
       num_epochs=2.5,
       batch_size=512,  # Global, all devices together.
       learning_rate=2e-3,
@@ -77,6 +78,70 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
   config.train.rank_negatives = 4  # Where the log has no negatives.
   config.train.pair_weight = 0.  # Of pairs of one user's exposures.
   config.train.pair_rows = 8  # A user's exposures that stand together then.
+
+
+def add_generator(config: ml_collections.ConfigDict) -> None:
+  """Adds the settings of generators of codes, the same for every tokenizer.
+
+  Args:
+    config: to change in place.
+  """
+  config.model = ml_collections.ConfigDict(dict(
+      name='t5',  # Or 'decoder': causal, all positions at once.
+      dim=128, num_layers=4, num_heads=6, head_dim=64, hidden=1024,
+      dropout=.1, num_user_tokens=2000, dtype='float32'))
+  config.tokenizer_train = ml_collections.ConfigDict(dict(
+      num_steps=10_000, batch_size=1024, learning_rate=1e-3,
+      weight_decay=1e-4, warmup_steps=50, clip_norm=1.,
+      tend_epochs=0))  # Epochs between a tokenizer's host work; 0: never.
+  _add_sequences(config)
+  config.train.update(dict(
+      batch_size=256, learning_rate=1e-3, weight_decay=.05, warmup_steps=500,
+      num_epochs=100., examples='positives'))
+
+
+def add_sasrec(config: ml_collections.ConfigDict) -> None:
+  """Adds SASRec's settings.
+
+  Args:
+    config: to change in place.
+  """
+  config.model = _sasrec_model()
+  _add_sequences(config)
+  config.train.update(dict(
+      negatives=0,  # Items of a step's softmax; 0: the whole catalog.
+      batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
+      num_epochs=40., examples='sequences'))
+
+
+def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
+  """Adds the SASRec whose item table a tokenizer reads.
+
+  Args:
+    config: to change in place.
+    dim: width of the table.
+  """
+  config.collaborative = ml_collections.ConfigDict(dict(
+      model=_sasrec_model(), num_steps=2000, negatives=0, row_items=64,
+      batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
+      clip_norm=1.))
+  config.collaborative.model.dim = dim
+
+
+def _sasrec_model() -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(dict(
+      dim=64, num_layers=2, num_heads=2, dropout=.3))
+
+
+def _add_sequences(config: ml_collections.ConfigDict) -> None:
+  """What next-item models share: histories of 20, selection by NDCG@10."""
+  config.train.row_items = 64  # Places of a row of packed sequences.
+  config.data.history_length = 20
+  config.data.item_stats = False
+  config.data.cross = 'none'
+  config.train.evals_per_epoch = .1
+  config.eval.update(dict(beam_size=50, test_users=0, valid_users=2000))
+  config.eval.monitor = ml_collections.ConfigDict({'retrieval/ndcg@10': 1.})
 
 
 def parse_arg(

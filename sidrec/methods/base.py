@@ -6,6 +6,7 @@ from typing import Any, Callable, Mapping, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from sidrec import losses
@@ -136,16 +137,39 @@ def make_optimizer(
           groups, lambda p: jax.tree_util.tree_map_with_path(label, p)))
 
 
-def num_steps(config: ml_collections.ConfigDict, dataset: Any) -> int:
-  """Returns the steps of a run: as given, or epochs over the exposures.
+def adamw(config: ml_collections.ConfigDict, num_steps: int
+          ) -> optax.GradientTransformation:
+  """AdamW with clipping, linear warm-up and cosine decay to a hundredth.
 
   Args:
-    config: the whole configuration.
-    dataset: whose `examples` counts the exposures of the training split.
+    config: a sub-tree with learning_rate, weight_decay, warmup_steps and
+      clip_norm.
+    num_steps: length of the schedule.
+  """
+  schedule = optax.schedules.warmup_cosine_decay_schedule(
+      0., config.learning_rate, config.warmup_steps,
+      max(num_steps, config.warmup_steps + 1),
+      end_value=config.learning_rate / 100)
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.adamw(schedule, weight_decay=config.weight_decay))
+
+
+def num_steps(config: ml_collections.ConfigDict, dataset: Any) -> int:
+  """Returns the steps of a run: as given, or epochs over the examples.
+
+  Args:
+    config: the whole configuration; `train.examples` names what an epoch
+      goes through, as in `types.StreamSpec`.
+    dataset: of the training split.
   """
   if config.train.num_steps >= 0:
     return config.train.num_steps
-  rows = len(dataset.examples('train', 'impressions'))
+  if config.train.examples == 'sequences':
+    rows = len(dataset.packed(
+        config.train.row_items, np.random.default_rng(0)).item)
+  else:
+    rows = len(dataset.examples('train', config.train.examples))
   return math.ceil(config.train.num_epochs * rows / config.train.batch_size)
 
 
