@@ -195,7 +195,7 @@ class _Chains:
         self._measure(column)
 
 
-def _settle(
+def settle(
     cost: np.ndarray, prices: np.ndarray, capacity: np.ndarray, max_chains: int
 ) -> np.ndarray:
   """Assigns [K, n] costs by prices, then brings columns to capacity."""
@@ -247,10 +247,10 @@ def capacity_assign(
   bounded = capacity.sum() > num_rows
   prices = _prices(
       cost, capacity, np.zeros(num_columns), bounded, hot=1., num_steps=50)
-  return _settle(cost, prices, capacity, _MAX_CHAINS)
+  return settle(cost, prices, capacity, _MAX_CHAINS)
 
 
-def _plus_plus(
+def plus_plus(
     rng: np.random.Generator, x: np.ndarray, num_clusters: int
 ) -> np.ndarray:
   """Draws k-means++ centers [K, D]."""
@@ -281,7 +281,7 @@ def _even_assign(
   capacity = np.full(num_columns, num_rows // num_columns)
   capacity[fullest[:num_rows % num_columns]] += 1
   # Centers move again after this: not worth long chains.
-  return _settle(cost, prices, capacity, _MAX_CHAINS // 50), prices
+  return settle(cost, prices, capacity, _MAX_CHAINS // 50), prices
 
 
 def balanced_kmeans(
@@ -307,7 +307,7 @@ def balanced_kmeans(
   rng = np.random.default_rng(seed)
   best, result = math.inf, None
   for _ in range(num_starts):
-    centers = _plus_plus(rng, x, num_clusters)
+    centers = plus_plus(rng, x, num_clusters)
     prices = np.zeros(num_clusters, np.float32)
     last = math.inf
     for step in range(num_steps):

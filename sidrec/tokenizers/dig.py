@@ -95,9 +95,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
       ('dim', 1, np.inf), ('tau', 1e-6, np.inf), ('slack', 1, np.inf),
       ('margin', 0, np.inf), ('usage_ratio', 0, np.inf),
       ('usage_momentum', 0, 1), ('ema_decay', 0, 1)):
-    if not low <= config[name] <= high:
-      raise types.InputError(
-          f'tokenizer.{name}: {config[name]} is not in [{low}, {high}].')
+    base.check_range(config, name, low, high)
   names = _Settings._fields[1:]
   settings = _Settings(spec.num_items, *(config[name] for name in names))
   bind = lambda fn: functools.partial(fn, settings)
@@ -162,10 +160,9 @@ def _encode(
     codebook: types.PyTree,
     x: jax.Array,
     *,
-    key: jax.Array | None = None,
-    item: jax.Array | None = None,
-    noise: jax.Array | float = 0.,
-    live: jax.Array | float = 1.,
+    key: jax.Array | None = None, item: jax.Array | None = None,
+    noise: jax.Array | float = 0., live: jax.Array | float = 1.,
+    train: bool = False, axis_name: str | None = None
 ) -> types.TokenizerOutput:
   """Quantizes, see `base.EncodeFn`; with live = 0 noise is off as well.
 
@@ -174,6 +171,7 @@ def _encode(
   (1 = explores), 'flip' (a code differs from the stored one), 'entropy' [B, L]
   of p in nats, 'gaps' [B, L] and 'live'.
   """
+  del train, axis_name
   chex.assert_shape(x, (None, s.dim))
   x = jnp.asarray(x, jnp.float32)
   live = jnp.asarray(live, jnp.float32)
@@ -264,10 +262,11 @@ def _forward_code(
 
 def _loss(
     s: _Settings, params: types.PyTree, codebook: types.PyTree, x: jax.Array,
-    output: types.TokenizerOutput
+    output: types.TokenizerOutput, *, item: jax.Array | None = None,
+    key: jax.Array | None = None, axis_name: str | None = None
 ) -> tuple[jax.Array, types.Metrics]:
   """Commitment and codebook losses, summed over levels, mean over D."""
-  del params, x
+  del params, x, item, key, axis_name
   aux = output.aux
   per_example = s.commit_weight * aux['commit'] + s.book_weight * aux['book']
   metrics = {
@@ -345,24 +344,16 @@ def _codes(codebook: types.PyTree) -> jax.Array:
   return codebook['sid']
 
 
-def _host(s: _Settings, vectors: types.Array) -> np.ndarray:
-  vectors = np.asarray(vectors, np.float32)
-  if vectors.shape != (s.num_items, s.dim):
-    raise ValueError(f'Vectors have shape {vectors.shape}, '
-                     f'not {(s.num_items, s.dim)}.')
-  if not np.isfinite(vectors).all():
-    raise FloatingPointError('Item vectors are not finite.')
-  return vectors
-
-
 def _fit(
     s: _Settings, seed: int, params: types.PyTree, codebook: types.PyTree,
-    vectors: types.Array
+    vectors: types.Array, *, features: types.FeatureTable | None = None,
+    collaborative: types.Array | None = None
 ) -> tuple[types.PyTree, types.PyTree]:
   """Starts with a balanced k-means tree; both tables get its codewords."""
-  del params, codebook
+  del params, codebook, features, collaborative
   tree = balance.tree(
-      _host(s, vectors), s.num_levels, s.codebook_size,
+      base.host_vectors(vectors, s.num_items, s.dim), s.num_levels,
+      s.codebook_size,
       lambda level, residual: balance.balanced_kmeans(
           seed + level, residual, s.codebook_size)[1])
   count = np.stack([
@@ -376,7 +367,7 @@ def _refresh(
     vectors: types.Array
 ) -> tuple[types.PyTree, dict[str, float]]:
   """Re-assigns all items, with a bonus for codes that do not change."""
-  vectors = _host(s, vectors)
+  vectors = base.host_vectors(vectors, s.num_items, s.dim)
   address = np.asarray(_address(s, params, codebook))
   old = np.asarray(codebook['sid'])
   tree = balance.tree(
@@ -389,8 +380,7 @@ def _refresh(
   agree = np.stack(nearest, 1) == tree.codes
   codebook = dict(jax.tree.map(np.asarray, codebook), sid=tree.codes)
   return codebook, {
-      'tokenizer/churn': float(np.mean(np.any(tree.codes != old, 1))),
-      'tokenizer/churn@1': float(np.mean(tree.codes[:, 0] != old[:, 0])),
+      **base.churn(tree.codes, old),
       'tokenizer/nearest_agreement': float(np.mean(agree.all(1))),
       'tokenizer/nearest_agreement@1': float(np.mean(agree[:, 0])),
   }

@@ -1,0 +1,231 @@
+"""What the codes of a whole catalog look like, and when they have collapsed.
+
+The hourglass of residual quantizers (arXiv 2407.21488) shows as a middle level
+of low entropy and high Gini; `prune_top_tokens` is that paper's cure.
+"""
+
+from typing import NamedTuple, Sequence
+
+import numpy as np
+
+from sidrec import metrics
+from sidrec import types
+from sidrec.tokenizers import collisions
+
+_SAMPLE = 2000  # Items whose embedding neighbours are looked up.
+_CHUNK = 256  # Of them at a time.
+_NUM_NEIGHBOURS = 10
+
+
+class Pruned(NamedTuple):
+  """Codes of variable length.
+
+  codes: [V, L] int32, moved to the left, -1 where an item has no more.
+  length: [V] int32 tokens of each item.
+  tokens: [n] the tokens that were removed.
+  """
+  codes: np.ndarray
+  length: np.ndarray
+  tokens: np.ndarray
+
+
+def report(
+    codes: types.Array, sizes: Sequence[int], *,
+    vectors: types.Array | None = None,
+    neighbours: types.Array | None = None,
+    category: types.Array | None = None,
+    previous: types.Array | None = None,
+    reconstruction: types.Array | None = None, seed: int = 0
+) -> dict[str, float]:
+  """Describes the codes of a whole catalog.
+
+  Args:
+    codes: [V, L] int32.
+    sizes: codes of each level.
+    vectors: [V, D] item vectors.
+    neighbours: [V, k] int32 items that users take together with each item,
+      -1 = none.
+    category: [V] integer category of each item, -1 = unknown.
+    previous: [V, L] codes to compare with.
+    reconstruction: [V, D] the vectors as decoded from the codes; needs
+      `vectors`.
+    seed: of the sample of items whose embedding neighbours are looked up.
+
+  Returns:
+    `metrics.code_statistics`, and over levels l = 1..L: 'entropy@l' in nats,
+    'dead@l' codes without an item, 'spread@l' standard deviation of the items
+    a code, 'alone@l' share of items that have their prefix of length l for
+    themselves; 'paths' distinct tuples over possible ones, 'largest_group'
+    items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
+    an item and one of its 10 nearest by cosine that share a prefix of length
+    l; with `neighbours`: 'taken_prefix@l', the same; with `category`:
+    'purity@l' share of items in the largest category of their prefix; with
+    `previous`: 'churn' and 'churn@l'; with `reconstruction`:
+    'reconstruction', squared error over the variance of the vectors. All
+    begin with 'tokenizer/'.
+
+  Raises:
+    types.InputError: as `metrics.code_statistics`.
+    ValueError: arrays of another number of items.
+  """
+  codes = np.asarray(codes)
+  found = metrics.code_statistics(codes, sizes)
+  for name, value in (('vectors', vectors), ('neighbours', neighbours),
+                      ('category', category), ('previous', previous),
+                      ('reconstruction', reconstruction)):
+    if value is not None and len(value) != len(codes):
+      raise ValueError(f'{name} has {len(value)} rows, not {len(codes)}.')
+  extra = _levels(codes, sizes)
+  if vectors is not None:
+    items, near = embedding_neighbours(vectors, seed=seed)
+    extra |= _shared(codes, items, near, 'near_prefix')
+  if neighbours is not None:
+    extra |= _shared(
+        codes, np.arange(len(codes)), np.asarray(neighbours), 'taken_prefix')
+  if category is not None:
+    extra |= _purity(codes, np.asarray(category))
+  if previous is not None:
+    changed = codes != np.asarray(previous)
+    extra['churn'] = float(changed.any(1).mean())
+    for level in range(len(sizes)):
+      extra[f'churn@{level + 1}'] = float(changed[:, level].mean())
+  if reconstruction is not None:
+    if vectors is None:
+      raise ValueError('reconstruction needs vectors to compare with.')
+    extra['reconstruction'] = _error(vectors, reconstruction)
+  return found | {f'tokenizer/{name}': x for name, x in extra.items()}
+
+
+def _levels(codes: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
+  """Counts codes and prefixes of each level."""
+  found = {}
+  for level, size in enumerate(sizes, 1):
+    count = np.bincount(codes[:, level - 1], minlength=size)
+    share = count[count > 0] / len(codes)
+    found[f'entropy@{level}'] = float(-np.sum(share * np.log(share)))
+    found[f'dead@{level}'] = float(np.sum(count == 0))
+    found[f'spread@{level}'] = float(np.std(count))
+    group, items = collisions.groups(codes[:, :level])
+    found[f'alone@{level}'] = float(np.mean(items[group] == 1))
+  found['paths'] = items.size / float(np.prod(sizes, dtype=np.float64))
+  found['largest_group'] = float(items.max())
+  return found
+
+
+def embedding_neighbours(
+    vectors: types.Array, *, num_neighbours: int = _NUM_NEIGHBOURS,
+    sample: int = _SAMPLE, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the nearest items by cosine, exactly, for a sample of items.
+
+  Args:
+    vectors: [V, D].
+    num_neighbours: k; fewer where the catalog is smaller.
+    sample: items to look up; all where the catalog is no larger.
+    seed: of the sample.
+
+  Returns:
+    (items [n] int64 ascending, neighbours [n, k] int64, the item left out).
+  """
+  x = np.asarray(vectors, np.float32)
+  length = np.sqrt(np.einsum('vd,vd->v', x, x))
+  num, k = len(x), min(num_neighbours, len(x) - 1)
+  items = np.arange(num)
+  if num > sample:
+    items = np.sort(np.random.default_rng(seed).choice(
+        num, sample, replace=False))
+  near = np.empty((len(items), k), np.int64)
+  for start in range(0, len(items), _CHUNK):
+    rows = items[start:start + _CHUNK]
+    # The item's own length scales its whole row and changes no order.
+    cosine = (x[rows] @ x.T) / np.maximum(length, 1e-12)[None]
+    cosine[np.arange(len(rows)), rows] = -np.inf
+    near[start:start + _CHUNK] = np.argpartition(-cosine, k - 1, 1)[:, :k]
+  return items, near
+
+
+def _shared(
+    codes: np.ndarray, items: np.ndarray, others: np.ndarray, name: str
+) -> dict[str, float]:
+  """Returns the share of pairs with a common prefix, of each length."""
+  known = others >= 0
+  same = np.ones(others.shape, bool)
+  found = {}
+  for level in range(codes.shape[1]):
+    column = codes[:, level]
+    same &= column[items][:, None] == column[np.maximum(others, 0)]
+    found[f'{name}@{level + 1}'] = (
+        float(same[known].mean()) if known.any() else float('nan'))
+  return found
+
+
+def _purity(codes: np.ndarray, category: np.ndarray) -> dict[str, float]:
+  """Returns the share of items in their prefix's largest category."""
+  known = category >= 0
+  codes, category = codes[known], category[known]
+  found = {}
+  for level in range(1, codes.shape[1] + 1):
+    if not len(codes):
+      found[f'purity@{level}'] = float('nan')
+      continue
+    group, count = collisions.groups(codes[:, :level])
+    pairs, num = np.unique(
+        np.stack([group, category], 1), axis=0, return_counts=True)
+    most = np.zeros(count.size, np.int64)
+    np.maximum.at(most, pairs[:, 0], num)
+    found[f'purity@{level}'] = float(most.sum() / len(codes))
+  return found
+
+
+def _error(vectors: types.Array, reconstruction: types.Array) -> float:
+  """Returns the squared error over the variance of the vectors."""
+  x = np.asarray(vectors, np.float32)
+  error = np.sum(np.square(x - np.asarray(reconstruction)), dtype=np.float64)
+  total = np.sum(np.square(x - x.mean(0, dtype=np.float64).astype(
+      np.float32)[None]), dtype=np.float64)
+  return float(error / max(total, 1e-12))
+
+
+def check_collapse(entropies: Sequence[float], limit: float) -> None:
+  """Refuses codes that have collapsed onto a few.
+
+  Args:
+    entropies: nats of each level's use ('tokenizer/entropy@l').
+    limit: the least that is allowed.
+
+  Raises:
+    types.InputError: naming the first level below the limit.
+  """
+  for level, entropy in enumerate(entropies, 1):
+    if not entropy >= limit:  # NaN is no entropy either.
+      raise types.InputError(
+          f'tokenizer: level {level} has collapsed: {entropy:.3g} nats, about '
+          f'{np.exp(entropy):.3g} codes in use, at least {limit:.3g} nats are '
+          'asked for; standardize the item vectors, lower '
+          'tokenizer.commitment, or set tokenizer.revive.')
+
+
+def prune_top_tokens(codes: types.Array, level: int, num: int) -> Pruned:
+  """Removes the most frequent tokens of a level (arXiv 2407.21488).
+
+  With num = 1 distinct tuples stay distinct; with more, items may meet that
+  differed in a removed token alone.
+
+  Args:
+    codes: [V, L] int32.
+    level: 1 to L.
+    num: tokens to remove; ties go to the lower token.
+
+  Returns:
+    The codes of variable length.
+  """
+  codes = np.asarray(codes, np.int32)
+  count = np.bincount(codes[:, level - 1])
+  tokens = np.argsort(-count, kind='stable')[:num]
+  tokens = tokens[count[tokens] > 0]
+  gone = np.isin(codes[:, level - 1], tokens)
+  pruned = codes.copy()
+  pruned[gone, level - 1:-1] = codes[gone, level:]
+  pruned[gone, -1] = -1
+  length = np.where(gone, codes.shape[1] - 1, codes.shape[1])
+  return Pruned(pruned, length.astype(np.int32), tokens)

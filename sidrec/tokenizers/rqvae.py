@@ -1,0 +1,49 @@
+"""RQ-VAE: residual quantization trained by reconstruction (TIGER).
+
+Paper: arXiv 2305.05065, section 3.1.
+"""
+
+import functools
+from typing import Any
+
+import jax
+
+from sidrec import types
+from sidrec.tokenizers import base
+from sidrec.tokenizers import residual
+from sidrec.tokenizers import residual_catalog
+
+
+def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
+  """Makes TIGER's tokenizer.
+
+  Args:
+    config: the `tokenizer` sub-tree, with what `residual.settings` reads:
+      num_levels, codebook_size, hidden, latent_dim, commitment, next_residual,
+      reduction, sinkhorn_epsilon, sinkhorn_steps, start_rows, kmeans_steps,
+      revive.
+    spec: of the data set; only the number of items is read.
+
+  Returns:
+    The tokenizer, see `residual.init` for params and codebook.
+
+  Raises:
+    types.InputError: as `residual.settings`.
+  """
+  s = residual.settings(config, spec)
+  return residual_catalog.assemble(s, functools.partial(_loss, s))
+
+
+def _loss(
+    s: residual.Settings, params: types.PyTree, codebook: types.PyTree,
+    x: jax.Array, output: types.TokenizerOutput, *,
+    item: jax.Array | None = None, key: jax.Array | None = None,
+    axis_name: str | None = None
+) -> tuple[jax.Array, types.Metrics]:
+  """Reconstruction and quantization loss (TIGER, eq. 1)."""
+  del codebook, item, key, axis_name
+  reconstruction = residual.reconstruction_loss(s, params, x, output)
+  quantization, metrics = residual.quantization_loss(s, params, output)
+  metrics |= jax.lax.stop_gradient(dict(
+      reconstruction=reconstruction, quantization=quantization))
+  return reconstruction + quantization, metrics
