@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tokenizer = ml_collections.ConfigDict(dict(
       name='rqvae', num_levels=3, codebook_size=256, latent_dim=32,
       hidden=(512, 256, 128), commitment=.25, next_residual='sg',
-      reduction='sum', sinkhorn_epsilon=0., sinkhorn_steps=50, start_rows=0,
+      reduction='mean', sinkhorn_epsilon=0., sinkhorn_steps=50, start_rows=0,
       kmeans_steps=20, revive=True, collisions='suffix', suffix_size=256,
       least_entropy=1.))
   return config_lib.apply(config, arg, RUNLOCAL)

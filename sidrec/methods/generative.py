@@ -193,7 +193,8 @@ def generator_loss(
   if parts.generator.packed:
     batch = batches['sequences']
     label, weight = codes[batch.item], batch.target
-    logits = parts.generator.train_logits(own, label, batch.segment, key=key)
+    logits = parts.generator.train_logits(
+        own, label, batch.segment, key=key, row=batch.row)
   else:
     batch = batches['positives']
     label = codes[batch.item[:, 0]]
@@ -201,7 +202,7 @@ def generator_loss(
     weight = jnp.max(batch.history_mask, -1)
     logits = parts.generator.train_logits(
         own, codes[batch.history], batch.history_mask, batch.user, label,
-        key=key)
+        key=key, row=batch.row)
   per_level = [
       losses.reduce(losses.softmax_cross_entropy(z, label[..., level]),
                     weight, axis_name)
@@ -296,8 +297,10 @@ def assign(parts: Parts, state: types.TrainState, catalog: types.Catalog,
   report = diagnostics.report(
       plain, tokenizer.codebook_sizes, vectors=vectors)
   diagnostics.check_collapse(
-      diagnostics.entropies(plain, tokenizer.codebook_sizes),
-      settings.least_entropy)
+      [report[f'tokenizer/entropy@{level + 1}']
+       for level in range(plain.shape[1])], settings.least_entropy)
   return state.replace(codebook={
       **state.codebook, 'tokenizer': codebook,
-      'codes': codes.astype(np.int32)}), {**metrics, **found, **report}
+      'codes': codes.astype(np.int32)}), {
+          k: v for k, v in {**metrics, **found, **report}.items()
+          if np.isfinite(v)}  # What this catalog does not define is left out.

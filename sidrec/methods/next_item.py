@@ -59,7 +59,8 @@ def _sasrec_loss(
   """Cross entropy of each target among the catalog, or among drawn items."""
   batch, own = batches['sequences'], params[name]
   hidden = model.train_hidden(
-      own, batch.item, batch.segment, key=rng.stream(key, 'dropout'))
+      own, batch.item, batch.segment, key=rng.stream(key, 'dropout'),
+      row=batch.row)
   table = model.table(own)
   hidden, label = hidden[:, :-1], batch.item[:, 1:]
   if negatives:

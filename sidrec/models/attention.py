@@ -1,0 +1,90 @@
+"""Attention and what stands around it, as plain functions of arrays."""
+
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from sidrec import rng
+from sidrec import types
+
+_MASKED = -1e9  # Finite: a row with nothing to attend to stays finite.
+
+
+def kernel(key: jax.Array, shape: Sequence[int], std: float) -> jax.Array:
+  """Draws weights [...] float32 with a standard deviation; consumes `key`."""
+  return std * jax.random.normal(key, tuple(shape), jnp.float32)
+
+
+def rms_norm(scale: types.Array, x: types.Array, epsilon: float = 1e-6
+             ) -> jax.Array:
+  """Divides [..., D] by its root mean square: no mean, no bias."""
+  wide = x.astype(jnp.float32)
+  mean = jnp.mean(jnp.square(wide), -1, keepdims=True)
+  shape = (1,) * (x.ndim - 1) + (-1,)
+  return (wide * jax.lax.rsqrt(mean + epsilon) * scale.reshape(shape)).astype(
+      x.dtype)
+
+
+def project(x: types.Array, weight: types.Array) -> jax.Array:
+  """Maps [..., D] by weights [D, ...] in the dtype of x."""
+  return jnp.tensordot(x, weight.astype(x.dtype), 1)
+
+
+def attend(query: types.Array, keys: types.Array, values: types.Array,
+           bias: types.Array) -> jax.Array:
+  """Softmax attention, not scaled, with the softmax in float32.
+
+  Args:
+    query: [B, Q, H, d].
+    keys, values: [B, N, H, d].
+    bias: broadcasts to [B, H, Q, N]; `mask_bias` where masked.
+
+  Returns:
+    [B, Q, H, d].
+  """
+  logits = jnp.einsum('bqhd,bnhd->bhqn', query, keys).astype(jnp.float32)
+  weight = jax.nn.softmax(logits + bias, -1).astype(values.dtype)
+  return jnp.einsum('bhqn,bnhd->bqhd', weight, values)
+
+
+def mask_bias(mask: types.Array) -> jax.Array:
+  """Returns 0 where mask is True or positive, a large negative elsewhere."""
+  return jnp.where(mask > 0, 0., _MASKED)
+
+
+def rotate(x: types.Array, position: types.Array) -> jax.Array:
+  """Rotary position embedding (arXiv 2104.09864): only distances matter.
+
+  Args:
+    x: [B, N, H, d], d even.
+    position: [N] int32.
+  """
+  half = x.shape[-1] // 2
+  rate = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = position.astype(jnp.float32)[:, None] * rate[None]
+  cos, sin = (f(angle)[None, :, None].astype(x.dtype)
+              for f in (jnp.cos, jnp.sin))
+  a, b = x[..., :half], x[..., half:]
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def dropout(key: jax.Array | None, rate: float, x: types.Array,
+            row: types.Array | None) -> jax.Array:
+  """Zeroes entries and scales the others up.
+
+  Args:
+    key: None = nothing is dropped.
+    rate: share that is dropped, to 1 / 256.
+    x: [B, ...].
+    row: [B] int32 global rows: what is dropped does not depend on how many
+      devices share the batch.
+  """
+  threshold = round(rate * 256)
+  if key is None or not threshold:
+    return x
+  keys = rng.per_row(key, row)
+  bits = jax.vmap(
+      lambda k: jax.random.bits(k, x.shape[1:], jnp.uint8))(keys)
+  scale = jnp.asarray(256 / (256 - threshold), x.dtype)
+  return jnp.where(bits >= threshold, x * scale, 0)
