@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,16 +19,37 @@ NAMES = tokenizers.names()
 
 
 def _spec(num_items=V):
+  field = lambda name, at, size: types.Field(
+      name, types.Role.ITEM_STATIC, 'category', at, at + 1, size)
+  items = types.FeatureSpec(
+      fields=(field('leaf', 0, 3), field('top', 1, 2)), vocabulary=6,
+      num_slots=2)
   return types.DataSpec(
-      num_items=num_items, num_users=1, items=types.FeatureSpec(),
+      num_items=num_items, num_users=1, items=items,
       request=types.FeatureSpec(), cross_names=(), num_actions=1,
       history_length=1)
+
+
+def _inputs(seed=0):
+  """Returns what `fit` may be given beside the vectors."""
+  row = np.arange(V)  # Categories 0 (missing) to 3, and 0 to 2.
+  ids = np.stack([row % 4, np.where(row % 3, row % 3 + 3, 0)], 1)
+  return dict(
+      features=types.FeatureTable(
+          ids=ids.astype(np.int32), values=np.zeros((V, 0), np.float32),
+          vectors=np.zeros((V, 0), np.float32)),
+      collaborative=np.random.default_rng(seed).normal(
+          size=(V, D)).astype(np.float32))
 
 
 def _config():
   # Settings of all variants together: each reads those it knows.
   return ml_collections.ConfigDict(dict(
-      dim=D, num_levels=L, codebook_size=K, assignment='gumbel_st',
+      hidden=(8,), latent_dim=D, commitment=.25, next_residual='sg',
+      reduction='mean', sinkhorn_epsilon=.003, sinkhorn_steps=50, start_rows=0,
+      kmeans_steps=10, revive=True, contrast_weight=.1,
+      reconstruction_weight=1., alignment_weight=.1, diversity_weight=.1,
+      num_clusters=2, balance='prices', fields=(), dim=D, num_levels=L, codebook_size=K, assignment='gumbel_st',
       forward_code='mixed', tau=.5, usage_ratio=1., usage_momentum=.99,
       ema_decay=.99, commit_weight=.25, book_weight=1., slack=1.25, margin=.5,
       ste_recall=False, cut_path=False))
@@ -40,10 +62,13 @@ def _world(request):
   x = jax.random.normal(jax.random.key(5), (V, D))
   params, codebook = jax.jit(tokenizer.init)(jax.random.key(0), x)
   if tokenizer.fit is not None:
-    params, codebook = tokenizer.fit(0, params, codebook, np.asarray(x))
+    params, codebook = tokenizer.fit(
+        0, params, codebook, np.asarray(x), **_inputs())
   params, codebook = jax.tree.map(jnp.asarray, (params, codebook))
   tokenizer = tokenizer._replace(
-      init=jax.jit(tokenizer.init), encode=jax.jit(tokenizer.encode),
+      init=jax.jit(tokenizer.init),
+      encode=jax.jit(
+          tokenizer.encode, static_argnames=('train', 'axis_name')),
       update=jax.jit(tokenizer.update, static_argnames='axis_name'))
   return tokenizer, params, codebook, x
 
@@ -54,8 +79,11 @@ def _shapes(tree):
 
 def test_every_module_with_make_is_found():
   modules = {m.name for m in pkgutil.iter_modules(tokenizers.__path__)}
-  assert 'dig' in NAMES and set(NAMES) <= modules
-  assert {'base', 'balance', 'noise'}.isdisjoint(NAMES)
+  assert set(NAMES) <= modules
+  assert {'dig', 'rqvae', 'cost', 'letter', 'rqkmeans', 'random',
+          'category'} <= set(NAMES)
+  assert {'base', 'balance', 'noise', 'residual', 'kmeans',
+          'lookup'}.isdisjoint(NAMES)
 
 
 def test_get_lists_what_there_is():
@@ -79,7 +107,9 @@ def test_static_facts(world):
   assert len(tokenizer.codebook_sizes) == tokenizer.num_levels
   assert all(isinstance(k, int) for k in tokenizer.codebook_sizes)
   parameters = inspect.signature(tokenizer.encode).parameters
-  assert {'key', 'item', 'noise', 'live'} <= set(parameters)
+  assert {'key', 'item', 'noise', 'live', 'train',
+          'axis_name'} <= set(parameters)
+  assert tokenizer.loss is not None or tokenizer.fit is not None
 
 
 def test_init_and_fit_agree_on_shapes(world):
@@ -111,29 +141,68 @@ def test_encode_reads_the_stored_codes_without_noise(world):
 def test_encode_shapes_and_prefix(world, known):
   tokenizer, params, codebook, x = world
   item = jnp.arange(B) if known else None
+  if not known and tokenizer.prefix is None:
+    with pytest.raises(ValueError, match='unknown items'):
+      tokenizer.encode(params, codebook, x[:B])
+    return
   output = tokenizer.encode(
       params, codebook, x[:B], key=jax.random.key(1), item=item, noise=.5)
   num_levels = tokenizer.num_levels
   assert output.codes.shape == (B, num_levels)
   assert output.codes.dtype == jnp.int32
-  assert output.quantized.shape == (B, num_levels, D)
+  width = 0 if tokenizer.prefix is None else D
+  assert output.quantized.shape == (B, num_levels, width)
   assert output.residuals.shape[:2] == (B, num_levels)
   assert output.logits.shape[:2] == (B, num_levels)
   assert output.quantized.dtype == jnp.float32
   for leaf in jax.tree.leaves(output.aux):
     assert leaf.shape[0] == B
-  for level in range(num_levels):
+  for level in range(num_levels if width else 0):
     np.testing.assert_allclose(
         tokenizer.prefix(params, output.codes[:, :level + 1]),
         output.quantized[:, level], atol=1e-6)
 
 
+def _trained(world):
+  if world[0].loss is None:
+    pytest.skip('This variant is fitted, not trained.')
+  return world
+
+
 def test_loss_is_per_example_and_finite(world):
-  tokenizer, params, codebook, x = world
-  output = tokenizer.encode(params, codebook, x[:B], item=jnp.arange(B))
-  per_example, metrics = tokenizer.loss(params, codebook, x[:B], output)
+  tokenizer, params, codebook, x = _trained(world)
+  item = jnp.arange(B)
+  output = tokenizer.encode(params, codebook, x[:B], item=item, train=True)
+  per_example, metrics = tokenizer.loss(
+      params, codebook, x[:B], output, item=item, key=jax.random.key(1))
   for value in (per_example, *metrics.values()):
     assert value.shape == (B,) and np.isfinite(value).all()
+
+
+def test_loss_on_one_device_and_on_four(world):
+  tokenizer, params, codebook, x = _trained(world)
+  item = jnp.arange(B) % 20  # Some items twice, on different devices.
+
+  def loss(params, item, axis_name):
+    key = jax.random.key(1)
+    output = tokenizer.encode(
+        params, codebook, x[item], item=item, key=key, train=True,
+        axis_name=axis_name)
+    per_example, _ = tokenizer.loss(
+        params, codebook, x[item], output, item=item, key=key,
+        axis_name=axis_name)
+    return jnp.sum(per_example), per_example
+
+  grad = jax.grad(loss, has_aux=True)
+  one, want = jax.jit(lambda p: grad(p, item, None))(params)
+  four, got = jax.jit(jax.vmap(
+      lambda i: grad(params, i, 'device'), axis_name='device'))(
+          item.reshape(4, -1))
+  np.testing.assert_allclose(got.reshape(-1), want, rtol=1e-4, atol=1e-5)
+  total = jax.tree.map(lambda g: g.sum(0), four)
+  for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(one)):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+  assert any(np.any(g) for g in jax.tree.leaves(one))
 
 
 def test_same_key_same_codes_on_one_device_and_on_four(world):
@@ -165,3 +234,37 @@ def test_refresh_keeps_shapes(world):
   new, metrics = tokenizer.refresh(params, codebook, np.asarray(x))
   assert _shapes(new) == _shapes(codebook)
   assert 0 <= metrics['tokenizer/churn'] <= 1
+
+
+def test_fit_is_deterministic(world):
+  tokenizer, params, codebook, x = world
+  first, second = (
+      tokenizer.fit(3, params, codebook, np.asarray(x), **_inputs())
+      for _ in range(2))
+  chex.assert_trees_all_equal(first, second)
+
+
+def test_tend_keeps_shapes_and_stored_codes(world):
+  tokenizer, params, codebook, x = world
+  if tokenizer.tend is None:
+    pytest.skip('This variant has no work between epochs.')
+  given = jax.tree.map(np.asarray, (params, codebook))
+  *new, metrics = tokenizer.tend(0, 1, *given, np.asarray(x))
+  assert _shapes(tuple(new)) == _shapes(given)
+  np.testing.assert_array_equal(
+      tokenizer.codes(new[1]), tokenizer.codes(codebook))
+  assert all(np.isfinite(value) for value in metrics.values())
+  again = tokenizer.tend(0, 1, *given, np.asarray(x))
+  chex.assert_trees_all_equal(again[:2], tuple(new))
+
+
+def test_last_level_is_what_encode_leaves(world):
+  tokenizer, params, codebook, x = world
+  if tokenizer.last_level is None:
+    pytest.skip('This variant has no last level to choose again.')
+  residual, book = tokenizer.last_level(params, codebook, np.asarray(x))
+  output = tokenizer.encode(params, codebook, x, item=jnp.arange(V))
+  np.testing.assert_allclose(residual, output.residuals[:, -1], atol=1e-5)
+  assert book.shape == (tokenizer.codebook_sizes[-1], residual.shape[1])
+  dist = np.square(residual[:, None] - book[None]).sum(-1)
+  np.testing.assert_allclose(-output.logits[:, -1], dist, atol=1e-4)

@@ -107,8 +107,7 @@ def resolve(
       raise types.InputError(
           f'tokenizer.collisions: {rule} needs codewords, which this '
           'tokenizer has not; choose suffix.')
-    residual, book = (
-        np.asarray(v, np.float32) for v in (residual, book))
+    residual, book = (np.asarray(v, np.float32) for v in (residual, book))
   group, count = groups(codes)
   found = {'collisions/before': _share(group, count),
            'collisions/largest_group': float(count.max())}

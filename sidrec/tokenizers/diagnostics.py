@@ -85,13 +85,8 @@ def report(
   if category is not None:
     extra |= _purity(codes, np.asarray(category))
   if previous is not None:
-    changed = codes != np.asarray(previous)
-    extra['churn'] = float(changed.any(1).mean())
-    for level in range(len(sizes)):
-      extra[f'churn@{level + 1}'] = float(changed[:, level].mean())
+    extra |= _churn(codes, np.asarray(previous))
   if reconstruction is not None:
-    if vectors is None:
-      raise ValueError('reconstruction needs vectors to compare with.')
     extra['reconstruction'] = _error(vectors, reconstruction)
   return found | {f'tokenizer/{name}': x for name, x in extra.items()}
 
@@ -177,8 +172,20 @@ def _purity(codes: np.ndarray, category: np.ndarray) -> dict[str, float]:
   return found
 
 
-def _error(vectors: types.Array, reconstruction: types.Array) -> float:
+def _churn(codes: np.ndarray, previous: np.ndarray) -> dict[str, float]:
+  """Returns shares of items whose tuple, or whose code of a level, changed."""
+  changed = codes != previous
+  found = {'churn': float(changed.any(1).mean())}
+  for level in range(codes.shape[1]):
+    found[f'churn@{level + 1}'] = float(changed[:, level].mean())
+  return found
+
+
+def _error(
+    vectors: types.Array | None, reconstruction: types.Array) -> float:
   """Returns the squared error over the variance of the vectors."""
+  if vectors is None:
+    raise ValueError('reconstruction needs vectors to compare with.')
   x = np.asarray(vectors, np.float32)
   error = np.sum(np.square(x - np.asarray(reconstruction)), dtype=np.float64)
   total = np.sum(np.square(x - x.mean(0, dtype=np.float64).astype(
