@@ -7,6 +7,22 @@ import ml_collections
 from sidrec import types
 
 
+# What becomes of codes: items that share a tuple, and how few may be in use.
+_CODES = dict(
+    collisions='suffix', suffix_size=256,
+    least_entropy=1.)  # Nats of a level; below, the run stops.
+
+# A generator that learns within a minute or two on a CPU.
+RUNLOCAL_GENERATOR = {
+    'model.name': 'decoder', 'model.dim': 64, 'model.num_layers': 2,
+    'model.num_heads': 2, 'model.head_dim': 32, 'model.hidden': 128,
+    'model.num_user_tokens': 0, 'train.examples': 'sequences',
+    'train.batch_size': 32, 'train.num_epochs': 20., 'train.warmup_steps': 50,
+    'train.evals_per_epoch': .1, 'tokenizer_train.num_steps': 500,
+    'eval.valid_users': 300, 'eval.test_users': 1000,
+}
+
+
 def base_config() -> ml_collections.ConfigDict:
   """Returns the settings every method shares.
 
@@ -15,6 +31,7 @@ def base_config() -> ml_collections.ConfigDict:
   """
   config = ml_collections.ConfigDict()
   config.method = ''
+  config.label = ''  # What results call it; '': the method.
   config.seed = 0
   config.num_seeds = 1  # Seeds seed, seed + 1, ... in one run.
   config.data = ml_collections.ConfigDict(dict(
@@ -81,11 +98,12 @@ def add_ranker(config: ml_collections.ConfigDict) -> None:
 
 
 def add_generator(config: ml_collections.ConfigDict) -> None:
-  """Adds the settings of generators of codes, the same for every tokenizer.
+  """Adds what methods that write codes share, whatever the tokenizer.
 
   Args:
     config: to change in place.
   """
+  config.method = 'generative'
   config.model = ml_collections.ConfigDict(dict(
       name='t5',  # Or 'decoder': causal, all positions at once.
       dim=128, num_layers=4, num_heads=6, head_dim=64, hidden=1024,
@@ -93,11 +111,36 @@ def add_generator(config: ml_collections.ConfigDict) -> None:
   config.tokenizer_train = ml_collections.ConfigDict(dict(
       num_steps=10_000, batch_size=1024, learning_rate=1e-3,
       weight_decay=1e-4, warmup_steps=50, clip_norm=1.,
-      tend_epochs=0))  # Epochs between a tokenizer's host work; 0: never.
+      tend_epochs=10))  # Epochs between a tokenizer's host work; 0: never.
   _add_sequences(config)
   config.train.update(dict(
       batch_size=256, learning_rate=1e-3, weight_decay=.05, warmup_steps=500,
       num_epochs=100., examples='positives'))
+
+
+def residual_tokenizer(name: str, **more: Any) -> ml_collections.ConfigDict:
+  """Returns settings of a tokenizer with an encoder and residual codebooks.
+
+  Args:
+    name: of the tokenizer.
+    **more: settings of its own, or other values.
+  """
+  return ml_collections.ConfigDict(dict(
+      dict(name=name, num_levels=3, codebook_size=256, latent_dim=32,
+           hidden=(512, 256, 128), commitment=.25, next_residual='sg',
+           reduction='mean', sinkhorn_epsilon=0., sinkhorn_steps=50,
+           start_rows=0, kmeans_steps=20, revive=True, **_CODES), **more))
+
+
+def fitted_tokenizer(name: str, **more: Any) -> ml_collections.ConfigDict:
+  """Returns settings of a tokenizer that is not trained by gradient.
+
+  Args:
+    name: of the tokenizer.
+    **more: settings of its own, or other values.
+  """
+  return ml_collections.ConfigDict(dict(
+      dict(name=name, num_levels=3, codebook_size=256, **_CODES), **more))
 
 
 def add_sasrec(config: ml_collections.ConfigDict) -> None:

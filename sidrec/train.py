@@ -105,7 +105,7 @@ def train_and_evaluate(
       outcomes.append(_run_seed(
           config, workdir, seed, dataset, mapped, signalled))
   results = {
-      'method': config.method, 'dataset': dataset.name,
+      'method': config.label or config.method, 'dataset': dataset.name,
       'protocol': dataset.protocol, 'seeds': seeds,
       'steps': int(outcomes[0]['steps']),
       'wall_seconds': sum(o['seconds'] for o in outcomes),

@@ -56,9 +56,9 @@ def test_experiments_are_whole_and_pass_the_checks(name):
   for arg in (None, '', 'runlocal', 'seed=3,planted,runlocal', 'amazon23-mini'):
     config = experiment.get_config(arg)
     config_lib.check(config)
-    assert config.method == name
+    assert (config.label or config.method) == name
     identity = config_lib.identity(config)
-    assert 'eval' not in identity and identity['method'] == name
+    assert 'eval' not in identity and identity['method'] == config.method
   assert experiment.get_config('seed=3').seed == 3
   assert experiment.get_config('my_folder').data.name == 'my_folder'
   with pytest.raises(types.InputError, match='config.nothing: no such key'):

@@ -31,12 +31,35 @@ _DIG = {
     'tokenizer.codebook_size': 4, 'tokenizer.num_levels': 3,
     'loss.reassign_every': 3,
 }
+_SEQUENCES = {
+    'train.row_items': 8, 'model.dim': 8, 'model.num_layers': 1,
+    'model.num_heads': 2,
+}
+_CODES = {
+    'model.head_dim': 4, 'model.hidden': 8, 'tokenizer.num_levels': 2,
+    'tokenizer.codebook_size': 8, 'tokenizer.suffix_size': 60,
+    'tokenizer_train.num_steps': 3, 'tokenizer_train.batch_size': 32,
+}
+_COLLABORATIVE = {
+    'collaborative.num_steps': 2, 'collaborative.batch_size': 8,
+    'collaborative.row_items': 8, 'collaborative.model.num_heads': 1,
+}
 
 
 def overrides(method: str) -> dict[str, Any]:
   """Returns the dotted keys that make a method's experiment tiny."""
-  return {**_DATA, **({} if method == 'popularity' else _TRAIN),
-          **(_DIG if method == 'dig' else {})}
+  if method == 'popularity':
+    return _DATA
+  keys = {**_DATA, **{k: v for k, v in _TRAIN.items() if 'model' not in k}}
+  if method in ('dig', 'ranker'):
+    return {**keys, **_TRAIN, **(_DIG if method == 'dig' else {})}
+  keys.update(_SEQUENCES)
+  if method == 'sasrec':
+    return keys
+  keys.update(_CODES)
+  if method == 'category_codes':
+    keys['tokenizer.codebook_size'] = 64
+  return {**keys, **(_COLLABORATIVE if method == 'letter' else {})}
 
 
 def experiment(method: str) -> Any:
