@@ -33,12 +33,14 @@ def _dataset():
 
 
 def _after_hooks(method, state, dataset):
-  """The host hooks of step 0, as the trainer runs them."""
-  for hook in (h for p in method.phases[:1] for h in p.hooks if h.at(0)):
-    state, metrics = hook.fn(
-        jax.tree.map(np.array, state), dataset.catalog, 0)
-    assert all(math.isfinite(v) for v in metrics.values())
-  return state
+  """The host hooks before the last phase, as the trainer runs them."""
+  last = sum(phase.num_steps for phase in method.phases[:-1])
+  for done in range(last + 1):
+    for hook in (h for p in method.phases[:1] for h in p.hooks if h.at(done)):
+      state, metrics = hook.fn(jax.tree.map(np.array, state.replace(
+          step=np.int32(done))), dataset.catalog, 0)
+      assert all(math.isfinite(v) for v in metrics.values())
+  return state.replace(step=np.int32(0))
 
 
 @functools.cache
@@ -51,9 +53,9 @@ def _world(name, **changes):
   fresh = jax.jit(functools.partial(base.init_state, method))(
       jax.random.key(0), dataset.catalog)
   batches = []
-  for phase in method.phases[:1]:
+  for phase in method.phases:
     reader = pipeline.Pipeline(dataset, phase.streams, seed=0)
-    batches = [reader.batch(step) for step in range(3)]
+    batches.append([reader.batch(step) for step in range(3)])
   draw = np.random.default_rng(0)
   items = np.stack([
       draw.permutation(dataset.spec.num_items)[:CANDIDATES]
@@ -103,7 +105,7 @@ def test_names():
 def test_make_and_init(world):
   method = world.method
   assert isinstance(method, base.Method)
-  assert sum(p.num_steps for p in method.phases) in (0, STEPS)
+  assert [p.num_steps for p in method.phases[-1:]] in ([], [STEPS])
   for phase in method.phases:
     assert phase.streams and isinstance(phase, base.Phase)
     assert all(isinstance(hook, base.Hook) for hook in phase.hooks)
@@ -116,7 +118,7 @@ def test_make_and_init(world):
 
 
 @functools.cache
-def _trained(name, wrapper, shards):
+def _trained(name, wrapper, shards, number=-1):
   """Three of the trainer's steps; (state, metrics) on the host.
 
   By plain gradient descent: where a gradient is rounding noise alone (a bias
@@ -127,13 +129,13 @@ def _trained(name, wrapper, shards):
   devices = jax.devices()[:1 if wrapper == 'vmap' else shards]
   mapped = parallel.make(
       wrapper, devices, shards if wrapper == 'vmap' else None)
-  phase = world.method.phases[0]._replace(optimizer=optimizer)
+  phase = world.method.phases[number]._replace(optimizer=optimizer)
   step_fn = mapped.map_step(train.make_train_step(phase, seed=0))
   memory = {phase.name: optimizer.init(phase.trained(world.state.params))}
   state = mapped.place(world.state.replace(opt_state=memory))
   catalog = mapped.place(world.catalog)
   history = []
-  for batches in world.batches:
+  for batches in world.batches[number]:
     shards = {k: mapped.shard(v) for k, v in batches.items()}
     state, metrics = step_fn(state, catalog, shards)
     history.append(mapped.to_host(metrics))
@@ -145,19 +147,22 @@ def test_a_step_learns_and_keeps_its_shapes(world, request):
     assert world.method.score is not None or world.method.retrieve is not None
     return
   name = request.node.callspec.params['world']
-  state, history = _trained(name, 'vmap', 4)
-  assert int(state.step) == 3
-  chex.assert_trees_all_equal_shapes_and_dtypes(
-      state.replace(opt_state=()), world.state.replace(opt_state=()))
-  chex.assert_tree_all_finite((state.params, state.batch_stats))
-  for metrics in history:
-    assert 'loss' in metrics
-    assert all(np.shape(v) == () and math.isfinite(v)
-               for v in metrics.values())
-  moved = jax.tree.map(
-      lambda a, b: (np.asarray(a) != np.asarray(b)).any(), state.params,
-      world.state.params)
-  assert np.mean(jax.tree.leaves(moved)) > .7
+  for number, phase in enumerate(world.method.phases):
+    state, history = _trained(name, 'vmap', 4, number)
+    assert int(state.step) == 3
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        state.replace(opt_state=()), world.state.replace(opt_state=()))
+    chex.assert_tree_all_finite((state.params, state.batch_stats))
+    for metrics in history:
+      assert 'loss' in metrics
+      assert all(np.shape(v) == () and math.isfinite(v)
+                 for v in metrics.values())
+    moved = jax.tree.map(
+        lambda a, b: (np.asarray(a) != np.asarray(b)).any(), state.params,
+        world.state.params)
+    trained = phase.trained(moved)
+    assert np.mean(jax.tree.leaves(trained)) > .7
+    assert np.sum(jax.tree.leaves(moved)) == np.sum(jax.tree.leaves(trained))
 
 
 def test_optimizer(world):
@@ -226,17 +231,21 @@ def test_codes(world):
     codes = np.asarray(world.method.codes(state))
     assert codes.shape == (world.num_items, len(sizes))
     assert codes.dtype == np.int32
-    assert len(np.unique(codes, axis=0)) == world.num_items
+    if state is world.state and world.config.label != 'letter':
+      # LETTER's repair may leave items that share a tuple.
+      assert len(np.unique(codes, axis=0)) == world.num_items
     assert (codes >= 0).all() and (codes < np.array(sizes)[None]).all()
 
 
 # --- The step on any number of devices ---------------------------------------
 
 
-@pytest.mark.parametrize('wrapper, shards', [('pmap', 4), ('vmap', 4)])
-def test_dig_on_four_shards_equals_one(wrapper, shards):
-  one, one_history = _trained('dig', 'pmap', 1)
-  many, many_history = _trained('dig', wrapper, shards)
+@pytest.mark.parametrize('name, number, wrapper', [
+    ('dig', 0, 'pmap'), ('dig', 0, 'vmap'), ('tiger', 0, 'vmap'),
+    ('tiger', 1, 'vmap'), ('letter', 0, 'vmap'), ('letter', 1, 'vmap')])
+def test_four_shards_equal_one(name, number, wrapper):
+  one, one_history = _trained(name, 'pmap', 1, number)
+  many, many_history = _trained(name, wrapper, 4, number)
   for a, b in zip(one_history, many_history, strict=True):
     chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(
@@ -277,7 +286,7 @@ def _term_gradient(leaf, rank_item):
     return back(weight)
 
   def gradient(term, step=1, batches=None):
-    batches = batches or world.batches[0]
+    batches = batches or world.batches[0][0]
     weight = np.eye(len(TERMS) + 1, dtype=np.float32)[
         (*TERMS, 'loss').index(term)]
     state = world.state.replace(step=jnp.asarray(step, jnp.int32))
@@ -327,7 +336,7 @@ def test_ranking_path_reads_codes_only_if_told_to(leaf, rank_item):
 def test_retrieval_teaches_items_that_are_candidates_only():
   # Tokens are then the only way from the loss to such an item's vector.
   world, gradient = _term_gradient('tokens', 'e_v')
-  batches = world.batches[0]
+  batches = world.batches[0][0]
   seen = np.concatenate([
       np.ravel(batches['rank'].item), np.ravel(batches['rank'].history),
       np.ravel(batches['retrieval'].history)])
@@ -357,11 +366,11 @@ def test_u2t_teaches_its_network_alone():
 def test_masked_negatives_have_no_gradient():
   # d loss / d label = -(what the logits of kept places sum to) / count.
   world, gradient = _term_gradient('tokens', 'e_v')
-  found = world.batches[0]['retrieval']
+  found = world.batches[0][0]['retrieval']
   item, mask = found.item.copy(), found.mask.copy()
   item[:, 1] = item[:, 0]  # Shares every prefix with the positive.
   mask[:, 2:] = 0.
-  batches = {**world.batches[0],
+  batches = {**world.batches[0][0],
              'retrieval': found.replace(item=item, mask=mask)}
   label = gradient('recall', batches=batches)[1]
   assert (label[:, 0] != 0).all()

@@ -42,7 +42,7 @@ _CODES = {
 }
 _COLLABORATIVE = {
     'collaborative.num_steps': 2, 'collaborative.batch_size': 8,
-    'collaborative.row_items': 8, 'collaborative.model.num_heads': 1,
+    'collaborative.row_items': 8, 'tokenizer.num_clusters': 2,
 }
 
 
