@@ -69,6 +69,8 @@ def _world(request):
       init=jax.jit(tokenizer.init),
       encode=jax.jit(
           tokenizer.encode, static_argnames=('train', 'axis_name')),
+      loss=tokenizer.loss and jax.jit(
+          tokenizer.loss, static_argnames='axis_name'),
       update=jax.jit(tokenizer.update, static_argnames='axis_name'))
   return tokenizer, params, codebook, x
 
