@@ -165,7 +165,7 @@ def test_letter_needs_collaborative_vectors_that_fit():
 def test_letter_gradients_reach_whom_they_should():
   """L_cf moves the encoder and no codeword; L_div codewords, not latents."""
   tokenizer, params, codebook, x, _ = _fitted('letter')
-  s = letter.residual.settings(_config(), _SPEC)
+  s = residual.settings(_config(), _SPEC)
 
   @jax.jit
   def grad(alignment, diversity):

@@ -49,7 +49,8 @@ def _config():
       reduction='mean', sinkhorn_epsilon=.003, sinkhorn_steps=50, start_rows=0,
       kmeans_steps=10, revive=True, contrast_weight=.1,
       reconstruction_weight=1., alignment_weight=.1, diversity_weight=.1,
-      num_clusters=2, balance='prices', fields=(), dim=D, num_levels=L, codebook_size=K, assignment='gumbel_st',
+      num_clusters=2, balance='prices', fields=(), dim=D,
+      num_levels=L, codebook_size=K, assignment='gumbel_st',
       forward_code='mixed', tau=.5, usage_ratio=1., usage_momentum=.99,
       ema_decay=.99, commit_weight=.25, book_weight=1., slack=1.25, margin=.5,
       ste_recall=False, cut_path=False))
