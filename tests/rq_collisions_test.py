@@ -1,4 +1,4 @@
-"""Collision rules: distinct tuples, order, displacement, against brute force."""
+"""Collision rules: distinct tuples, order, displacement, by brute force."""
 
 import numpy as np
 import pytest

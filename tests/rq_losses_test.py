@@ -17,6 +17,11 @@ from sidrec.tokenizers import noise
 from sidrec.tokenizers import residual
 
 V, D, L, K, WIDTH = 48, 8, 2, 12, 4
+# Compiled whole: op by op takes longer than all else here.
+_in_batch = jax.jit(contrast.in_batch, static_argnames='tau')
+_gumbel = jax.jit(noise.gumbel, static_argnums=2)
+_decode = jax.jit(residual.decode)
+_diversity = jax.jit(letter._diversity)
 KEY, ITEM = jax.random.key(3), jnp.arange(V)
 
 
@@ -61,7 +66,7 @@ def _log_softmax(logits):
 def test_contrast_is_log_b_for_identical_candidates():
   anchor = jnp.asarray(np.random.default_rng(0).normal(
       size=(16, D)), jnp.float32)
-  loss = contrast.in_batch(anchor, jnp.ones((16, D)), tau=.1)
+  loss = _in_batch(anchor, jnp.ones((16, D)), tau=.1)
   np.testing.assert_allclose(loss, np.log(16), rtol=1e-5)
 
 
@@ -69,7 +74,7 @@ def test_contrast_has_a_direction():
   rng = np.random.default_rng(1)
   a, b = (rng.normal(size=(9, D)) for _ in range(2))
   forward, back = (
-      contrast.in_batch(*(jnp.asarray(v, jnp.float32) for v in pair), tau=.5)
+      _in_batch(*(jnp.asarray(v, jnp.float32) for v in pair), tau=.5)
       for pair in ((a, b), (b, a)))
   np.testing.assert_allclose(
       forward, -np.diag(_log_softmax(a @ b.T / .5)), rtol=1e-4)
@@ -82,9 +87,9 @@ def test_contrast_keeps_an_item_from_being_its_own_negative():
   rng = np.random.default_rng(2)
   a = jnp.asarray(rng.normal(size=(5, D)), jnp.float32)
   twice = jnp.concatenate([a, a])
-  want = contrast.in_batch(a, a, tau=1.)
-  got = contrast.in_batch(twice, twice, tau=1., item=jnp.arange(10) % 5)
-  plain = contrast.in_batch(twice, twice, tau=1.)
+  want = _in_batch(a, a, tau=1.)
+  got = _in_batch(twice, twice, tau=1., item=jnp.arange(10) % 5)
+  plain = _in_batch(twice, twice, tau=1.)
   # Negatives stand twice, the positive once.
   logits = np.asarray(a @ a.T, np.float64)
   own = np.diag(logits)
@@ -106,7 +111,7 @@ def test_cost_loss_equals_numpy(reconstruction_weight):
       'cost', reconstruction_weight=reconstruction_weight)
   output = tokenizer.encode(params, codebook, x)
   got, metrics = tokenizer.loss(params, codebook, x, output)
-  decoded = np.asarray(residual.decode(params, output), np.float64)
+  decoded = np.asarray(_decode(params, output), np.float64)
   length = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)
   cosine = length(np.asarray(x, np.float64)) @ length(decoded).T
   own = -np.diag(_log_softmax(cosine / .1))
@@ -127,7 +132,7 @@ def test_letter_loss_equals_numpy():
   total = books[np.arange(L), codes].sum(1)
   alignment = -np.diag(_log_softmax(total @ h.astype(np.float64).T))
   np.testing.assert_allclose(metrics['alignment'], alignment, rtol=1e-3)
-  gumbel = np.asarray(noise.gumbel(KEY, ITEM, (L, K)))
+  gumbel = np.asarray(_gumbel(KEY, ITEM, (L, K)))
   cluster, diversity = np.asarray(codebook['cluster']), np.zeros((V, L))
   for i in range(V):
     for level in range(L):
@@ -160,7 +165,7 @@ def test_letter_needs_collaborative_vectors_that_fit():
 def test_letter_gradients_reach_whom_they_should():
   """L_cf moves the encoder and no codeword; L_div codewords, not latents."""
   tokenizer, params, codebook, x, _ = _fitted('letter')
-  s = letter.residual.settings(_config(), _SPEC)
+  s = residual.settings(_config(), _SPEC)
 
   @jax.jit
   def grad(alignment, diversity):
@@ -188,8 +193,8 @@ def test_diversity_never_draws_the_code_itself():
   codes = jnp.arange(5, dtype=jnp.int32)[:, None]
   logits = np.asarray(books[0] @ books[0].T, np.float64)
   for draw in range(20):
-    gumbel = noise.gumbel(jax.random.key(draw), jnp.arange(5), (1, 5))
-    got = letter._diversity({'books': books}, codebook, codes, gumbel)
+    gumbel = _gumbel(jax.random.key(draw), jnp.arange(5), (1, 5))
+    got = _diversity({'books': books}, codebook, codes, gumbel)
     for c, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
       want = special.logsumexp(np.delete(logits[c], c)) - logits[c, other]
       np.testing.assert_allclose(got[c, 0], want, rtol=1e-4)

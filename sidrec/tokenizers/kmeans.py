@@ -15,6 +15,7 @@ from sidrec.tokenizers import balance
 CHUNK = 1 << 15  # Rows a matrix product.
 _START_ROWS = 32  # Rows a cluster that the k-means++ start looks at.
 _EXACT_SLOTS = 1 << 10  # Up to here the exact solver is fast.
+_BLOCK = 64  # Centers a product when filling greedily.
 _MAX_CHAINS = 20  # Centers move again after this: not worth long chains.
 
 
@@ -278,9 +279,11 @@ def greedy_even(
     labels = np.empty(len(x), np.int64)
     free, new, total = np.arange(len(x)), centers.copy(), 0.
     for k, size in enumerate(sizes):
+      if k % _BLOCK == 0:  # Centers move after their turn: one product is due.
+        cross = centers[k:k + _BLOCK] @ x.T
       if not size:
         continue
-      dist = square[free] - 2 * (x[free] @ centers[k])
+      dist = square[free] - 2 * cross[k % _BLOCK, free]
       taken = np.argpartition(dist, size - 1)[:size]
       rows = free[taken]
       labels[rows] = k
