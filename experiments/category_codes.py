@@ -20,5 +20,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.label = 'category_codes'
   config.tokenizer = config_lib.fitted_tokenizer(
       'category', fields=(), collisions='none', codebook_size=4096,
-      least_entropy=.1)
+      least_entropy=0.)
   return config_lib.apply(config, arg, RUNLOCAL)
