@@ -21,8 +21,7 @@ from sidrec.data import pipeline
 from sidrec.methods import base
 from tests import tiny_run
 
-METHODS = methods.names()
-# Experiments: every method, and a tokenizer with phases of its own.
+METHODS = methods.names()  # Below: one with a tokenizer of phases, too.
 NAMES = ['dig', 'letter', 'popularity', 'ranker', 'sasrec', 'tiger']
 STEPS, BEAMS, ROWS, CANDIDATES = 12, 8, 8, 5
 
