@@ -21,4 +21,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tokenizer = config_lib.fitted_tokenizer(
       'category', fields=(), collisions='none', codebook_size=4096,
       least_entropy=0.)
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

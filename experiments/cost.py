@@ -22,4 +22,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tokenizer = config_lib.residual_tokenizer(
       'cost', latent_dim=96, contrast_weight=.1, tau=.1,
       reconstruction_weight=0.)
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

@@ -26,4 +26,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       alignment_weight=.02, diversity_weight=1e-4, num_clusters=10,
       collisions='sinkhorn')
   config_lib.add_collaborative(config, config.tokenizer.latent_dim)
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

@@ -19,4 +19,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config_lib.add_generator(config)
   config.label = 'random_codes'
   config.tokenizer = config_lib.fitted_tokenizer('random', collisions='none')
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

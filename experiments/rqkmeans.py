@@ -21,4 +21,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tokenizer = config_lib.fitted_tokenizer(
       'rqkmeans', balance='none',  # 'greedy', 'prices': even cluster sizes.
       kmeans_steps=20, start_rows=0)
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

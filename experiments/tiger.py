@@ -3,9 +3,9 @@
     python -m sidrec.main --config=experiments/tiger.py:amazon14-beauty \
         --workdir=runs/tiger
 
-Paper: arXiv 2305.05065; sizes are the paper's. `model.name=decoder` with
-`train.examples=sequences` trains a causal model on all positions at once
-instead: much the faster one.
+Paper: arXiv 2305.05065; sizes are the paper's. The word `decoder` behind the
+data set trains a causal model on all positions at once instead: much the
+faster one.
 """
 
 import ml_collections
@@ -21,4 +21,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config_lib.add_generator(config)
   config.label = 'tiger'
   config.tokenizer = config_lib.residual_tokenizer('rqvae')
-  return config_lib.apply(config, arg, RUNLOCAL)
+  return config_lib.apply(
+      config, arg, RUNLOCAL, decoder=config_lib.DECODER)

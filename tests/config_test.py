@@ -73,12 +73,13 @@ def test_experiments_are_whole_and_pass_the_checks(name):
     ('runlocal,train.num_steps=9', ({'train.num_steps': '9'}, [])),
 ])
 def test_parse_arg(arg, want):
-  assert config_lib.parse_arg(arg, {'train.num_steps': 5}) == want
+  assert config_lib.parse_arg(
+      arg, {'runlocal': {'train.num_steps': 5}}) == want
 
 
 def test_two_data_sets_are_refused():
   with pytest.raises(types.InputError, match='names 2 data sets'):
-    config_lib.parse_arg('planted,kuairand')
+    config_lib.parse_arg('planted,kuairand', {})
 
 
 @pytest.mark.parametrize('key, value, want', [

@@ -1,7 +1,10 @@
 """A causal generator of codes: all positions of a sequence learn at once.
 
-A user's items stand as T code tokens each, one behind the other; the output at
-a token is asked for the next one. Several users' sequences share a row.
+An item is one position: the sum of its codes' vectors. A causal transformer
+reads the items, and a small network per level writes the next item's codes,
+each from what was read and the codes before it (as the spatial and the depth
+part of arXiv 2203.01941, the depth part without attention). T times fewer
+positions than one a code; several users' sequences share a row.
 """
 
 import functools
@@ -39,25 +42,51 @@ def init(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
          key: jax.Array) -> types.PyTree:
   """Returns fresh params; consumes `key`."""
   del dtype
-  rows = sum(codebook_sizes)
+  rows, levels, dim = sum(codebook_sizes), len(codebook_sizes), sizes.dim
+  draw = lambda name, shape, fan: attention.kernel(
+      rng.stream(key, name), shape, fan ** -.5)
   return {
       'trunk': causal.init(rng.stream(key, 'trunk'), sizes),
-      'code': attention.kernel(
-          rng.stream(key, 'code'), (rows, sizes.dim), sizes.dim ** -.5),
-      'level': attention.kernel(
-          rng.stream(key, 'level'), (len(codebook_sizes), sizes.dim),
-          sizes.dim ** -.5),
-      'head': attention.kernel(
-          rng.stream(key, 'head'), (rows, sizes.dim), sizes.dim ** -.5)}
+      # Of items that are read, and of codes that are written.
+      'code': draw('code', (rows, dim), levels),
+      'prefix': draw('prefix', (rows, dim), levels),
+      'level': draw('level', (levels, dim), dim),
+      'depth': [{
+          'norm': jnp.ones(dim),
+          'up': draw(f'up {level}', (dim, sizes.hidden), dim),
+          'down': draw(f'down {level}', (sizes.hidden, dim), sizes.hidden)}
+                for level in range(levels)],
+      'norm': jnp.ones(dim),
+      'head': draw('head', (rows, dim), dim)}
 
 
-def _tokens(params: types.PyTree, codebook_sizes: tuple[int, ...], dtype: Any,
-            codes: jax.Array, valid: jax.Array) -> jax.Array:
-  """Embeds items [B, S, T] as tokens [B, S * T, D]; 0 where not valid."""
-  level = params['level'].reshape(1, 1, *params['level'].shape)
-  x = generator.embed(params['code'], codebook_sizes, codes) + level
-  x = jnp.where((valid > 0)[..., None, None], x, 0.)
-  return x.reshape(x.shape[0], -1, x.shape[-1]).astype(dtype)
+def _read(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
+          params: types.PyTree, codes: jax.Array, valid: jax.Array,
+          mask: jax.Array, **dropout: Any) -> jax.Array:
+  """Reads items [B, S, T] in order; [B, S, D] after each of them."""
+  x = jnp.sum(generator.embed(params['code'], codebook_sizes, codes), -2)
+  x = jnp.where((valid > 0)[..., None], x, 0.).astype(dtype)
+  return causal.run(params['trunk'], sizes, x, mask, **dropout)
+
+
+def _write(codebook_sizes: tuple[int, ...], params: types.PyTree,
+           known: jax.Array, level: int) -> jax.Array:
+  """Logits [..., K_l] from what is known [..., D]: the read and the written."""
+  place = params['level'][level].reshape((1,) * (known.ndim - 1) + (-1,))
+  x, block = known + place.astype(known.dtype), params['depth'][level]
+  hidden = attention.project(
+      attention.rms_norm(block['norm'], x), block['up'])
+  x = x + attention.project(jax.nn.relu(hidden), block['down'])
+  return generator.head(params['head'], codebook_sizes,
+                        attention.rms_norm(params['norm'], x), level)
+
+
+def _wrote(codebook_sizes: tuple[int, ...], params: types.PyTree,
+           known: jax.Array, code: jax.Array, level: int) -> jax.Array:
+  """Adds a written code [...] of a level to what is known [..., D]."""
+  own = generator.embed(
+      params['prefix'], codebook_sizes, code[..., None], level)[..., 0, :]
+  return known + own.astype(known.dtype)
 
 
 def train_logits(
@@ -67,54 +96,41 @@ def train_logits(
 ) -> tuple[jax.Array, ...]:
   """See `generator.Generator.train_logits` (packed)."""
   chex.assert_rank([codes, segment], [3, 2])
-  batch, items, levels = codes.shape
-  own = jnp.repeat(segment, levels, 1)
-  mask = jnp.tril(jnp.ones((items * levels,) * 2, bool))[None] & (
-      own[:, :, None] == own[:, None]) & (own > 0)[:, None]
-  out, _ = causal.run(
-      params['trunk'], sizes, _tokens(
-          params, codebook_sizes, dtype, codes, segment), mask, key=key,
-      row=row)
-  out = out.reshape(batch, items, levels, -1)
-  # The last token of an item is asked for the next item's first code.
-  before = jnp.pad(out[:, :-1, -1], ((0, 0), (1, 0), (0, 0)))
-  asked = [before] + [out[:, :, level] for level in range(levels - 1)]
-  return tuple(generator.head(params['head'], codebook_sizes, x, level)
-               for level, x in enumerate(asked))
+  num = codes.shape[1]
+  mask = jnp.tril(jnp.ones((num, num), bool))[None] & (
+      segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
+  read = _read(sizes, codebook_sizes, dtype, params, codes, segment, mask,
+               key=key, row=row)
+  # What was read up to an item is asked for the next one.
+  known = jnp.pad(read[:, :-1], ((0, 0), (1, 0), (0, 0)))
+  logits = []
+  for level in range(codes.shape[-1]):
+    if level:
+      known = _wrote(
+          codebook_sizes, params, known, codes[..., level - 1], level - 1)
+    logits.append(_write(codebook_sizes, params, known, level))
+  return tuple(logits)
 
 
 def start(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
           params: types.PyTree, history: jax.Array, history_mask: jax.Array,
           user: jax.Array) -> tuple[types.PyTree, types.PyTree]:
-  """See `generator.Generator.start`: the whole history, once."""
+  """See `generator.Generator.start`: the history becomes one vector."""
   del user
-  valid = jnp.repeat(history_mask, history.shape[-1], 1)
-  num = valid.shape[1]
-  mask = jnp.tril(jnp.ones((num, num), bool))[None] & (valid > 0)[:, None]
-  out, kept = causal.run(
-      params['trunk'], sizes, _tokens(
-          params, codebook_sizes, dtype, history, history_mask), mask)
-  batch = history.shape[0]
-  empty = jnp.zeros(
-      (batch, 1, 0, sizes.num_heads, sizes.head_dim), out.dtype)
-  own = [(empty, empty) for _ in kept]
-  return (kept, valid), {'last': out[:, -1:], 'own': own}
+  num = history.shape[1]
+  mask = jnp.tril(jnp.ones((num, num), bool))[None] & (
+      history_mask > 0)[:, None]
+  read = _read(
+      sizes, codebook_sizes, dtype, params, history, history_mask, mask)
+  return (), read[:, -1:]
 
 
 def step(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
          params: types.PyTree, context: types.PyTree, prefix: jax.Array,
          state: types.PyTree) -> tuple[jax.Array, types.PyTree]:
-  """See `generator.Generator.step`."""
-  del sizes
-  kept, valid = context
+  """See `generator.Generator.step`: the state is what is known."""
+  del sizes, dtype, context
   level = prefix.shape[-1]
   if level:
-    x = generator.embed(params['code'], codebook_sizes, prefix[..., -1:],
-                        level - 1)[..., 0, :]
-    x = (x + params['level'][level - 1][None, None]).astype(dtype)
-    last, own = causal.step(
-        params['trunk'], x, valid.shape[1] + level - 1, kept, valid,
-        state['own'])
-    state = {'last': last, 'own': own}
-  return generator.head(
-      params['head'], codebook_sizes, state['last'], level), state
+    state = _wrote(codebook_sizes, params, state, prefix[..., -1], level - 1)
+  return _write(codebook_sizes, params, state, level), state

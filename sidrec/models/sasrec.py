@@ -65,7 +65,7 @@ def make(config: Any, num_items: int) -> Sasrec:
         segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
     return causal.run(
         params['trunk'], sizes, inputs(params, item, segment), mask, key=key,
-        row=row)[0]
+        row=row)
 
   def encode(params, history, history_mask):
     num = history.shape[1]
@@ -73,6 +73,6 @@ def make(config: Any, num_items: int) -> Sasrec:
         history_mask > 0)[:, None]
     return causal.run(
         params['trunk'], sizes, inputs(params, history, history_mask),
-        mask)[0][:, -1]
+        mask)[:, -1]
 
   return Sasrec(init, train_hidden, encode, lambda params: params['item'])

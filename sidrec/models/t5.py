@@ -164,7 +164,9 @@ def _read(block: types.PyTree, x: jax.Array, keys: jax.Array,
   """Attention of normalized x [B, Q, D] to a memory; [B, Q, D]."""
   heads = attention.attend(
       attention.project(x, block['query']), keys, values, bias)
-  return jnp.einsum('bqhd,hde->bqe', heads, block['out'].astype(heads.dtype))
+  out = block['out']
+  return attention.project(
+      heads.reshape(*heads.shape[:2], -1), out.reshape(-1, out.shape[-1]))
 
 
 def _feed(block: types.PyTree, x: jax.Array) -> jax.Array:
