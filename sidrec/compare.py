@@ -1,0 +1,211 @@
+"""Trains several methods on one data set and puts them into one table.
+
+    python -m sidrec.compare --configs=popularity,sasrec,tiger:decoder \
+        --data=amazon14-beauty --seeds=3 --workdir=runs/compare
+
+Each is a run of `sidrec.main` in a folder of its own, one after the other;
+words behind a colon go to its config, joined by `+` (`tiger:decoder`,
+`tiger:decoder+model.dim=64`). Stopped, the same command goes on where it was.
+Writes comparison.md, comparison.json and, with matplotlib, comparison.png.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from absl import flags
+from scipy import stats
+
+from sidrec import evaluate
+from sidrec import types
+
+_CONFIGS = flags.DEFINE_list(
+    'configs', [], 'names of experiments or files, with words: tiger:decoder')
+_DATA = flags.DEFINE_string('data', 'planted', 'name of a data set, or folder')
+_SEEDS = flags.DEFINE_integer('seeds', 3, 'runs of each', lower_bound=1)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'where everything is written')
+_EXPERIMENTS = flags.DEFINE_string(
+    'experiments', 'experiments', 'where names are looked up')
+_METRICS = flags.DEFINE_list('metrics', [
+    'ranking/auc', 'retrieval/recall@5', 'retrieval/recall@10',
+    'retrieval/ndcg@5', 'retrieval/ndcg@10', 'unified/recall@10',
+    'tokenizer/collision_rate'], 'columns; what no method has is left out')
+
+
+class Run(NamedTuple):
+  """One row of the table. name: its folder. arguments: of sidrec.main."""
+  name: str
+  arguments: tuple[str, ...]
+
+
+def runs(configs: Sequence[str], data: str, seeds: int, workdir: str,
+         experiments: str, extra: Sequence[str] = ()) -> list[Run]:
+  """Returns what to run, checked before anything is.
+
+  Args:
+    configs: `NAME[:word+word]`, or a file for the name.
+    data: name of a data set, or a folder.
+    seeds: how many.
+    workdir: of the comparison; a run has a folder in it.
+    experiments: folder of the names.
+    extra: further arguments of every run.
+
+  Raises:
+    types.InputError: nothing to run, a file that is not there, or two runs of
+      one name.
+  """
+  if not configs:
+    raise types.InputError(
+        '--configs is missing: for instance --configs=popularity,sasrec,dig')
+  out = {}
+  for config in configs:
+    name, _, words = config.partition(':')
+    path = name if name.endswith('.py') else os.path.join(
+        experiments, f'{name}.py')
+    if not os.path.isfile(path):
+      raise types.InputError(
+          f'--configs: no file {path!r} for {name!r}; --experiments names the '
+          'folder')
+    words = [word for word in words.split('+') if word]
+    folder = '+'.join(
+        [os.path.splitext(os.path.basename(path))[0], *words])
+    if folder in out:
+      raise types.InputError(f'--configs: {config!r} stands there twice')
+    where = [f'--config.data.dir={data}'] if os.path.isdir(data) else []
+    words += [] if where else [data]
+    out[folder] = Run(folder, (
+        f'--config={path}:{",".join(words)}',
+        f'--workdir={os.path.join(workdir, folder)}',
+        f'--config.num_seeds={seeds}', *where, *extra))
+  return list(out.values())
+
+
+def summary(results: Mapping[str, Any], names: Sequence[str]
+            ) -> dict[str, dict[str, float]]:
+  """Returns mean and half of a 95 % interval over seeds of metrics.
+
+  Args:
+    results: what results.json holds.
+    names: metrics of its test split; those it lacks are left out.
+
+  Returns:
+    name -> {'mean', 'half'}; `half` by Student's t, NaN for one seed.
+  """
+  out = {}
+  for name in names:
+    value = results['metrics']['test'].get(name)
+    if value is not None:
+      num = len(value['per_seed'])
+      half = math.nan if num < 2 else float(
+          stats.t.ppf(.975, num - 1) * value['std'] / math.sqrt(num))
+      out[name] = {'mean': value['mean'], 'half': half}
+  return out
+
+
+def markdown(rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+             head: str, names: Sequence[str]) -> str:
+  """Lays the comparison out as a Markdown table.
+
+  Args:
+    rows: run -> `summary`.
+    head: first line.
+    names: columns, in order; what no run has is left out.
+  """
+  names = [name for name in names if any(name in row for row in rows.values())]
+  lines = [head, '', '| | ' + ' | '.join(names) + ' |',
+           '|---|' + '---|' * len(names)]
+  for run, row in rows.items():
+    cells = []
+    for name in names:
+      value = row.get(name)
+      text = '' if value is None else f'{value["mean"]:.4f}'
+      if value is not None and math.isfinite(value['half']):
+        text += f' ± {value["half"]:.4f}'
+      cells.append(text)
+    lines.append(f'| {run} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def plot(rows: Mapping[str, Mapping[str, Mapping[str, float]]],
+         names: Sequence[str], path: str) -> None:
+  """Draws a bar a run and metric, with intervals; nothing without matplotlib.
+
+  Args:
+    rows: run -> `summary`.
+    names: metrics; each has a panel.
+    path: of a PNG.
+  """
+  try:
+    from matplotlib import figure  # pylint: disable=g-import-not-at-top
+  except ImportError:
+    return
+  names = [name for name in names if any(name in row for row in rows.values())]
+  shape = figure.Figure(
+      (3 * len(names) + 1, .35 * len(rows) + 1), layout='constrained')
+  for axis, name in zip(shape.subplots(
+      1, len(names), sharey=True, squeeze=False)[0], names):
+    own = [row.get(name, {'mean': math.nan, 'half': math.nan})
+           for row in rows.values()]
+    axis.barh(list(rows), [x['mean'] for x in own], color='#4477aa', xerr=[
+        0. if math.isnan(x['half']) else x['half'] for x in own])
+    axis.set_title(name, fontsize=9)
+    axis.invert_yaxis()
+  shape.savefig(path, dpi=120)
+
+
+def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
+           names: Sequence[str]) -> str:
+  """Writes the comparison of what is done; returns its text."""
+  first = next(iter(done.values()))
+  rows = {run: summary(results, names) for run, results in done.items()}
+  seeds = len(first['seeds'])
+  spread = '; ± is half of a 95 % interval over seeds' if seeds > 1 else ''
+  text = markdown(
+      rows, f'{first["dataset"]}, test, {first["protocol"]}, {seeds} '
+      f'seed{"s" * (seeds > 1)}{spread}, {first["device"]}.', names)
+  at = lambda name: os.path.join(workdir, name)
+  evaluate.write_file(at('comparison.md'), text.encode())
+  evaluate.write_file(at('comparison.json'), (json.dumps(
+      {'runs': done, 'table': {run: {
+          name: {k: v for k, v in value.items() if math.isfinite(v)}
+          for name, value in row.items()} for run, row in rows.items()}},
+      indent=1) + '\n').encode())
+  plot(rows, names, at('comparison.png'))
+  return text
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs what is missing and writes the table; returns the exit status."""
+  if not _WORKDIR.value:
+    raise types.InputError('--workdir is missing')
+  workdir, done = os.path.expanduser(_WORKDIR.value), {}
+  os.makedirs(workdir, exist_ok=True)
+  wanted = runs(_CONFIGS.value, _DATA.value, _SEEDS.value, workdir,
+                _EXPERIMENTS.value, argv[1:])
+  for number, run in enumerate(wanted, 1):
+    path = os.path.join(workdir, run.name, 'results.json')
+    print(f'== {number} of {len(wanted)}: {run.name}', file=sys.stderr,
+          flush=True)
+    # `main` itself sees what is done, and stops where the settings changed.
+    status = subprocess.run(
+        [sys.executable, '-m', 'sidrec.main', *run.arguments], check=False,
+        stdout=subprocess.DEVNULL).returncode
+    if status:
+      return status if status > 0 else 128 - status
+    with open(path, encoding='utf-8') as file:
+      done[run.name] = json.load(file)
+    text = _write(done, workdir, _METRICS.value)
+  print(text, end='')
+  return 0
+
+
+if __name__ == '__main__':
+  try:
+    # What is not known here is for each run: --config.eval.beam_size=20.
+    sys.exit(main(flags.FLAGS(sys.argv, known_only=True)))
+  except (flags.Error, types.InputError) as caught:
+    print(f'sidrec: {caught}', file=sys.stderr)
+    sys.exit(2)

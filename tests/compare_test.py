@@ -1,0 +1,83 @@
+"""Tests the comparison of several methods as users start it."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from scipy import stats
+
+from sidrec import compare
+from sidrec import types
+from tests import tiny_run
+
+EXPERIMENTS = str(tiny_run.ROOT / 'experiments')
+
+
+def test_runs():
+  out = compare.runs(
+      ['popularity', f'{EXPERIMENTS}/tiger.py:decoder+model.dim=64'], 'planted',
+      2, 'there', EXPERIMENTS, ['--config.seed=3'])
+  assert [run.name for run in out] == [
+      'popularity', 'tiger+decoder+model.dim=64']
+  assert out[1].arguments == (
+      f'--config={EXPERIMENTS}/tiger.py:decoder,model.dim=64,planted',
+      '--workdir=there/tiger+decoder+model.dim=64', '--config.num_seeds=2',
+      '--config.seed=3')
+
+
+def test_a_folder_is_no_name(tmp_path):
+  run, = compare.runs(['dig'], str(tmp_path), 1, 'there', EXPERIMENTS)
+  assert f'--config.data.dir={tmp_path}' in run.arguments
+  assert run.arguments[0].endswith('dig.py:')
+
+
+@pytest.mark.parametrize('configs, message', [
+    ([], '--configs is missing'),
+    (['digg'], "no file .*digg.py"),
+    (['dig', 'dig'], 'twice'),
+])
+def test_bad_runs(configs, message):
+  with pytest.raises(types.InputError, match=message):
+    compare.runs(configs, 'planted', 1, 'there', EXPERIMENTS)
+
+
+def test_summary_is_students_interval():
+  values = [.1, .2, .4]
+  mean = sum(values) / 3
+  std = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+  entry = {'mean': mean, 'std': std, 'per_seed': values}
+  results = {'metrics': {'test': {'a': entry, 'b': {
+      'mean': 1., 'std': 0., 'per_seed': [1.]}}}}
+  got = compare.summary(results, ['a', 'b', 'c'])
+  low, high = stats.t.interval(
+      .95, 2, loc=mean, scale=stats.sem(values))
+  assert got['a']['mean'] == mean and 'c' not in got
+  assert math.isclose(got['a']['half'], (high - low) / 2)
+  assert math.isnan(got['b']['half'])
+  text = compare.markdown({'one': got}, 'head', ['a', 'b', 'c'])
+  assert '| one | 0.2333 ± 0.3795 | 1.0000 |' in text
+
+
+def test_from_the_command_line_and_again(tmp_path):
+  words = [f'--config.{key}={value}'
+           for key, value in tiny_run.overrides('popularity').items()]
+  command = [
+      sys.executable, '-m', 'sidrec.compare', '--configs=popularity',
+      f'--experiments={EXPERIMENTS}', '--seeds=2', f'--workdir={tmp_path}']
+  environment = dict(os.environ, PYTHONPATH=str(tiny_run.ROOT))
+  first, again = (subprocess.run(
+      command + words, check=True, capture_output=True, text=True,
+      env=environment) for _ in range(2))
+  assert first.stdout == again.stdout
+  assert '| popularity |' in first.stdout and '2 seeds' in first.stdout
+  assert (tmp_path / 'comparison.md').read_text() == first.stdout
+  content = json.loads((tmp_path / 'comparison.json').read_text())
+  assert content['runs']['popularity']['method'] == 'popularity'
+  assert pathlib.Path(tmp_path / 'popularity' / 'results.json').exists()
+  bad = subprocess.run(command + ['--config.seedd=3'], check=False,
+                       capture_output=True, text=True, env=environment)
+  assert bad.returncode == 2 and 'seedd' in bad.stderr.splitlines()[-1]
