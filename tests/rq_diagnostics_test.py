@@ -147,3 +147,16 @@ def test_pruned_tokens_lead_back_to_the_items(num, level):
       assert tuple(codes[item]) in {tokens} | {
           tokens[:level - 1] + (int(t),) + tokens[level - 1:]
           for t in pruned.tokens}
+
+
+def test_taken_together_is_the_count_of_common_users():
+  rng = np.random.default_rng(5)
+  num = 300  # More than one chunk.
+  user, item = rng.integers(0, 40, 900), rng.integers(0, num, 900)
+  taken = [set(user[item == i]) for i in range(num)]
+  got = diagnostics.taken_together(user, item, num, 4)
+  for i in range(num):
+    count = [(-len(taken[i] & taken[j]), j) for j in range(num)
+             if j != i and taken[i] & taken[j]]
+    want = [j for _, j in sorted(count)[:4]]
+    assert got[i].tolist() == want + [-1] * (4 - len(want))

@@ -216,6 +216,11 @@ class Evaluator:
     return functools.partial(find, state)
 
   @property
+  def codebook_sizes(self) -> tuple[int, ...]:
+    """Codes a level of the served codes; () where there are none."""
+    return self._method.codebook_sizes
+
+  @property
   def can_retrieve(self) -> bool:
     """Whether the method has a retrieval path."""
     return self._method.retrieve is not None

@@ -28,6 +28,7 @@ class Loaded:
   """A finished run, ready to use; see `load`.
 
   config: of the run. dataset: encoded. codes: [V, L] int32 or None.
+  codebook_sizes: K_1, ..., K_L.
   metrics: what results.json holds, or {} before the run's end.
   """
 
@@ -40,6 +41,7 @@ class Loaded:
     self.metrics = results.get('metrics', {})
     self._evaluator, self._state = evaluator, state
     self.codes = evaluator.codes(state)
+    self.codebook_sizes = evaluator.codebook_sizes
     self._find = None
 
   def evaluate(self, split: str = 'test') -> dict[str, float]:

@@ -7,6 +7,7 @@ of low entropy and high Gini; `prune_top_tokens` is that paper's cure.
 from typing import NamedTuple, Sequence
 
 import numpy as np
+from scipy import sparse
 
 from sidrec import metrics
 from sidrec import types
@@ -137,6 +138,38 @@ def embedding_neighbours(
     cosine[np.arange(len(rows)), rows] = -np.inf
     near[start:start + _CHUNK] = np.argpartition(-cosine, k - 1, 1)[:, :k]
   return items, near
+
+
+def taken_together(user: types.Array, item: types.Array, num_items: int,
+                   num_neighbours: int = _NUM_NEIGHBOURS) -> np.ndarray:
+  """Finds the items that most users took together with each item.
+
+  Args:
+    user: [N] whose event it is.
+    item: [N] int32.
+    num_items: V.
+    num_neighbours: k.
+
+  Returns:
+    [V, k] int32, most users first (then by item), -1 where there is none.
+  """
+  matrix = sparse.csr_matrix(
+      (np.ones(len(item), np.float32), (user, item)),
+      shape=(int(np.max(user, initial=0)) + 1, num_items))
+  matrix.sum_duplicates()
+  matrix.data[:] = 1.
+  users = matrix.T.tocsr()
+  near = np.full((num_items, num_neighbours), -1, np.int32)
+  for start in range(0, num_items, _CHUNK):
+    rows = (users[start:start + _CHUNK] @ matrix).tocoo()
+    own = rows.col == rows.row + start
+    row, other, count = (x[~own] for x in (rows.row, rows.col, rows.data))
+    order = np.lexsort((other, -count, row))
+    row, other = row[order], other[order]
+    place = np.arange(row.size) - np.searchsorted(row, row)
+    keep = place < num_neighbours
+    near[start + row[keep], place[keep]] = other[keep]
+  return near
 
 
 def _shared(

@@ -1,0 +1,41 @@
+"""Describes the codes of finished runs.
+
+    python -m sidrec.evaluate WORKDIR ... --output=DIR
+"""
+
+import argparse
+import os
+import sys
+
+from sidrec import types
+from sidrec import writers
+from sidrec.evaluate import code_report
+from sidrec.evaluate import loaded
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command; returns the exit status."""
+  parser = argparse.ArgumentParser(
+      prog='python -m sidrec.evaluate',
+      description='Describes the codes of finished runs: writes codes.json, '
+      'codes.png (with matplotlib) and a table.')
+  parser.add_argument('workdirs', nargs='+', metavar='WORKDIR')
+  parser.add_argument('--output', default='.', help='folder to write to')
+  args = parser.parse_args(argv)
+  try:
+    runs = {os.path.basename(os.path.abspath(path)): loaded.load(path)
+            for path in args.workdirs}
+    found = code_report.write(runs, args.output)
+  except types.InputError as error:
+    print(f'sidrec: {error}', file=sys.stderr)
+    return 2
+  names = list(dict.fromkeys(k for x in found.values() for k in x))
+  print(writers.table(
+      [{'': name.removeprefix('tokenizer/'),
+        **{run: x.get(name) for run, x in found.items()}} for name in names],
+      ['', *found]))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""What the codes of finished runs look like, side by side."""
+
+import json
+import os
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from sidrec import types
+from sidrec.evaluate import loaded
+from sidrec.methods import item_vectors
+from sidrec.tokenizers import diagnostics
+
+# Panel -> name of the metric a level. Each is a line a run, over the levels.
+_PANELS = {
+    'codes in use': 'usage', 'perplexity': 'perplexity', 'Gini': 'gini',
+    'items alone in their prefix': 'alone',
+    'near items of one prefix': 'near_prefix',
+    'items taken together of one prefix': 'taken_prefix',
+    'category purity of prefixes': 'purity'}
+
+
+def describe(run: loaded.Loaded, previous: np.ndarray | None = None
+             ) -> dict[str, float]:
+  """Computes `diagnostics.report` of a run with all that its data allow.
+
+  Vectors are those that content tokenizers read; items taken together are
+  counted in the training split; the category is the items' category field of
+  fewest categories.
+
+  Args:
+    run: finished.
+    previous: [V, L] codes of an earlier state, for the churn.
+
+  Raises:
+    types.InputError: a run without codes.
+  """
+  if run.codes is None:
+    raise types.InputError(f'{run.config.method}: this run has no codes')
+  dataset = run.dataset
+  spec, catalog = dataset.spec.items, dataset.catalog
+  vectors = category = None
+  if spec.num_dims or spec.num_values or spec.fields:
+    vectors = np.asarray(item_vectors.raw(
+        catalog, spec, np.arange(dataset.spec.num_items)))
+    mean, scale = item_vectors.scales(vectors)
+    vectors = (vectors - mean) / scale
+  fields = [field for field in spec.fields if field.kind == 'category']
+  if fields:
+    # The coarsest; id 0 is 'missing', here -1.
+    column = min(fields, key=lambda field: field.size).start
+    category = np.asarray(catalog.features.ids)[:, column].astype(np.int64)
+    category[category == 0] = -1
+  events = dataset.examples('train', 'positives')
+  found = diagnostics.report(
+      run.codes, run.codebook_sizes, vectors=vectors, category=category,
+      previous=previous, neighbours=diagnostics.taken_together(
+          dataset.event_user[events], dataset.event_item[events],
+          dataset.spec.num_items))
+  return {k: v for k, v in found.items() if np.isfinite(v)}
+
+
+def write(runs: Mapping[str, loaded.Loaded], folder: str) -> dict[str, Any]:
+  """Writes codes.json and, with matplotlib, codes.png of several runs.
+
+  Args:
+    runs: name -> finished run.
+    folder: where to.
+
+  Returns:
+    name -> `describe`.
+  """
+  found = {name: describe(run) for name, run in runs.items()}
+  loaded.write_file(os.path.join(folder, 'codes.json'), (
+      json.dumps(found, indent=1) + '\n').encode())
+  _plot(runs, found, os.path.join(folder, 'codes.png'))
+  return found
+
+
+def _plot(runs: Mapping[str, loaded.Loaded],
+          found: Mapping[str, Mapping[str, float]], path: str) -> None:
+  """Draws a panel a diagnostic, and how often each code is used."""
+  try:
+    from matplotlib import figure  # pylint: disable=g-import-not-at-top
+  except ImportError:
+    return
+  panels = {title: name for title, name in _PANELS.items()
+            if any(f'tokenizer/{name}@1' in x for x in found.values())}
+  canvas = figure.Figure((13, 9), layout='constrained')
+  axes = canvas.subplots(3, 3).ravel()
+  for axis, (title, name) in zip(axes, panels.items()):
+    for run, values in found.items():
+      line = _levels(values, f'tokenizer/{name}')
+      axis.plot(np.arange(1, len(line) + 1), line, marker='o', label=run)
+    axis.set(title=title, xlabel='level')
+    axis.xaxis.get_major_locator().set_params(integer=True)
+  # The hourglass: a steep line is a level that a few codes take over.
+  axis = axes[len(panels)]
+  for run, values in runs.items():
+    for level in range(values.codes.shape[1] - 1):
+      count = np.sort(np.bincount(values.codes[:, level]))[::-1]
+      axis.plot(np.arange(1, count.size + 1), np.maximum(count, .5),
+                label=f'{run} {level + 1}', linewidth=1)
+  axis.set(title='items a code, by rank (levels but the last)', xscale='log',
+           yscale='log')
+  if sum(x.codes.shape[1] - 1 for x in runs.values()) <= 8:
+    axis.legend(fontsize=6)
+  axes[0].legend(fontsize=7)
+  for axis in axes[len(panels) + 1:]:
+    axis.set_axis_off()
+  canvas.savefig(path, dpi=110)
+
+
+def _levels(values: Mapping[str, float], name: str) -> Sequence[float]:
+  out = []
+  while f'{name}@{len(out) + 1}' in values:
+    out.append(values[f'{name}@{len(out) + 1}'])
+  return out
