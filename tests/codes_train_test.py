@@ -1,0 +1,53 @@
+"""Whole runs of several phases: stopped at their borders, nothing changes."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from sidrec import evaluate
+from sidrec import train
+from sidrec.data import pipeline
+from sidrec.evaluate import code_report
+from tests import tiny_run
+
+
+@pytest.fixture(name='letter', scope='module')
+def _letter(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('letter')
+  train.train_and_evaluate(tiny_run.config('letter'), str(workdir))
+  return workdir
+
+
+def test_stops_at_borders_of_phases_change_nothing(
+    letter, tmp_path, monkeypatch):
+  whole = pipeline.Pipeline.iterate
+  # Two steps of SASRec, then the codebooks' start; three of the tokenizer,
+  # then the codes; then the generator.
+  for done in (2, 4, 5):
+    with monkeypatch.context() as patch:
+      def iterate(self, first, last, done=done):
+        for number, batch in enumerate(whole(self, first, last), first):
+          if number == done - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+          yield batch
+      patch.setattr(pipeline.Pipeline, 'iterate', iterate)
+      with pytest.raises(train.Terminated, match=f'step {done}'):
+        train.train_and_evaluate(tiny_run.config('letter'), str(tmp_path))
+  train.train_and_evaluate(tiny_run.config('letter'), str(tmp_path))
+  assert tiny_run.lines(tmp_path) == tiny_run.lines(letter)
+  assert tiny_run.results(tmp_path) == tiny_run.results(letter)
+
+
+def test_the_codes_of_a_run_are_described(letter, tmp_path):
+  run = evaluate.load(str(letter))
+  found = code_report.write({'letter': run}, str(tmp_path))['letter']
+  results = tiny_run.results(letter)['metrics']['test']
+  for name, value in results.items():
+    if name.startswith('tokenizer/'):
+      assert np.isclose(found[name], value['mean']), name
+  assert {'tokenizer/near_prefix@1', 'tokenizer/taken_prefix@1',
+          'tokenizer/purity@1', 'tokenizer/entropy@2'} <= set(found)
+  assert code_report.describe(run, previous=run.codes)['tokenizer/churn'] == 0
+  assert (tmp_path / 'codes.json').exists()
