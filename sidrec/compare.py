@@ -9,6 +9,7 @@ words behind a colon go to its config, joined by `+` (`tiger:decoder`,
 Writes comparison.md, comparison.json and, with matplotlib, comparison.png.
 """
 
+import argparse
 import json
 import math
 import os
@@ -16,23 +17,16 @@ import subprocess
 import sys
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from absl import flags
 from scipy import stats
 
 from sidrec import evaluate
 from sidrec import types
 
-_CONFIGS = flags.DEFINE_list(
-    'configs', [], 'names of experiments or files, with words: tiger:decoder')
-_DATA = flags.DEFINE_string('data', 'planted', 'name of a data set, or folder')
-_SEEDS = flags.DEFINE_integer('seeds', 3, 'runs of each', lower_bound=1)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'where everything is written')
-_EXPERIMENTS = flags.DEFINE_string(
-    'experiments', 'experiments', 'where names are looked up')
-_METRICS = flags.DEFINE_list('metrics', [
+# Columns; what no method has is left out.
+METRICS = (
     'ranking/auc', 'retrieval/recall@5', 'retrieval/recall@10',
     'retrieval/ndcg@5', 'retrieval/ndcg@10', 'unified/recall@10',
-    'tokenizer/collision_rate'], 'columns; what no method has is left out')
+    'tokenizer/collision_rate')
 
 
 class Run(NamedTuple):
@@ -179,14 +173,34 @@ def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
 
 def main(argv: Sequence[str]) -> int:
   """Runs what is missing and writes the table; returns the exit status."""
-  if not _WORKDIR.value:
-    raise types.InputError('--workdir is missing')
-  workdir, done = os.path.expanduser(_WORKDIR.value), {}
+  parser = argparse.ArgumentParser(
+      prog='python -m sidrec.compare', allow_abbrev=False,
+      description='Trains several methods on one data set and puts them into '
+      'one table. Further arguments, such as --config.eval.beam_size=20, go to '
+      'every run.')
+  parser.add_argument(
+      '--configs', default='', metavar='NAME[:word+word],...',
+      help='names of experiments, or files, with words: tiger:decoder')
+  parser.add_argument(
+      '--data', default='planted', help='name of a data set, or a folder')
+  parser.add_argument('--seeds', type=int, default=3, help='runs of each')
+  parser.add_argument('--workdir', default='', help='where all is written')
+  parser.add_argument('--experiments', default='experiments',
+                      help='folder of the names')
+  parser.add_argument('--metrics', default=','.join(METRICS), help='columns')
+  args, extra = parser.parse_known_args(argv)
+  try:
+    if not args.workdir:
+      raise types.InputError('--workdir is missing')
+    workdir = os.path.expanduser(args.workdir)
+    wanted = runs([x for x in args.configs.split(',') if x], args.data,
+                  args.seeds, workdir, args.experiments, extra)
+  except types.InputError as error:
+    print(f'sidrec: {error}', file=sys.stderr)
+    return 2
+  done = {}
   os.makedirs(workdir, exist_ok=True)
-  wanted = runs(_CONFIGS.value, _DATA.value, _SEEDS.value, workdir,
-                _EXPERIMENTS.value, argv[1:])
   for number, run in enumerate(wanted, 1):
-    path = os.path.join(workdir, run.name, 'results.json')
     print(f'== {number} of {len(wanted)}: {run.name}', file=sys.stderr,
           flush=True)
     # `main` itself sees what is done, and stops where the settings changed.
@@ -195,17 +209,13 @@ def main(argv: Sequence[str]) -> int:
         stdout=subprocess.DEVNULL).returncode
     if status:
       return status if status > 0 else 128 - status
-    with open(path, encoding='utf-8') as file:
+    with open(os.path.join(workdir, run.name, 'results.json'),
+              encoding='utf-8') as file:
       done[run.name] = json.load(file)
-    text = _write(done, workdir, _METRICS.value)
+    text = _write(done, workdir, args.metrics.split(','))
   print(text, end='')
   return 0
 
 
 if __name__ == '__main__':
-  try:
-    # What is not known here is for each run: --config.eval.beam_size=20.
-    sys.exit(main(flags.FLAGS(sys.argv, known_only=True)))
-  except (flags.Error, types.InputError) as caught:
-    print(f'sidrec: {caught}', file=sys.stderr)
-    sys.exit(2)
+  sys.exit(main(sys.argv[1:]))

@@ -31,7 +31,7 @@ HOMES = {
     'tensorflow_datasets': {'data'}, 'array_record': {'data'},
     'pyarrow': {'data'},
     'orbax': {'checkpoint'},
-    'absl.flags': {'main', 'compare'}, 'absl.app': {'main'},
+    'absl.flags': {'main'}, 'absl.app': {'main'},
     'ml_collections.config_flags': {'main'},
     'jax.pmap': {'parallel'}, 'jax.shard_map': {'parallel'},
     'jax.experimental.shard_map': {'parallel'},

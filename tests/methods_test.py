@@ -21,7 +21,6 @@ from sidrec.data import pipeline
 from sidrec.methods import base
 from tests import tiny_run
 
-METHODS = methods.names()  # Below: one with a tokenizer of phases, too.
 NAMES = ['dig', 'letter', 'popularity', 'ranker', 'sasrec', 'tiger']
 STEPS, BEAMS, ROWS, CANDIDATES = 12, 8, 8, 5
 
@@ -94,11 +93,11 @@ def _world_fixture(request):
 
 
 def test_names():
-  assert 'base' not in METHODS
-  assert set(METHODS) == {tiny_run.config(name).method for name in NAMES}
+  assert 'base' not in methods.names()
+  assert set(methods.names()) == {tiny_run.config(name).method for name in NAMES}
   with pytest.raises(types.InputError, match='config.method') as error:
     methods.get('digg')
-  assert all(name in str(error.value) for name in METHODS)
+  assert all(name in str(error.value) for name in methods.names())
 
 
 def test_make_and_init(world):
