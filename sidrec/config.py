@@ -48,6 +48,8 @@ def base_config() -> ml_collections.ConfigDict:
       root='',  # Where names are looked up; default $SIDREC_DATA.
       history_length=30,
       history='auto',  # 'positive' or 'all' (with what was not clicked).
+      # Of titles, where no item_embeddings.npy is: a sentence-transformers name.
+      text_encoder='',
       history_vectors=32,  # Item vectors from histories before the log.
       cross='all',  # u2i statistics: 'all' or 'none'.
       item_stats=True,  # Item-level and user-level running statistics too.

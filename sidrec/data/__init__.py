@@ -1,5 +1,6 @@
 """Data: three tables in, point-in-time batches out."""
 
+import dataclasses
 import os
 
 import ml_collections
@@ -7,6 +8,7 @@ import ml_collections
 from sidrec import types
 from sidrec.data import encode as _encode
 from sidrec.data import tables as _tables
+from sidrec.data import texts as _texts
 from sidrec.data.dataset import Dataset
 from sidrec.data.pipeline import Pipeline
 from sidrec.data.tables import Tables
@@ -35,7 +37,11 @@ def load(config: ml_collections.ConfigDict, seed: int) -> Dataset:
   else:
     where = find(config)
     tables = _tables.read(where)
-  return _encode.build(_tables.check(tables, where), config, seed, where)
+  tables = _tables.check(tables, where)
+  if config.text_encoder and tables.embeddings is None:
+    tables = dataclasses.replace(tables, embeddings=_texts.encode(
+        _texts.of_items(tables), config.text_encoder))
+  return _encode.build(tables, config, seed, where)
 
 
 def find(config: ml_collections.ConfigDict) -> str:
