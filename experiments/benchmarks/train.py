@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add('--cores', type=int, default=0, help='to use; 0: all allowed')
   add('--cases', default=','.join(_CASES))
   add('--seconds', type=float, default=20., help='to time each contestant')
-  add('--cornac', action='store_true', help="with the modules of Cornac's TIGER")
+  add('--cornac', action='store_true', help="with Cornac's TIGER")
   add('--compile', action='store_true', help='with torch.compile too')
   add('--dtype', default='float32', choices=['float32', 'bfloat16'],
       help="of the generators' activations")

@@ -169,22 +169,23 @@ class T5(nn.Module):
 
 
 class Decoder(nn.Module):
-  """An item-level causal trunk, and a small network that writes the codes.
+  """The causal generator of `sidrec.models.decoder`: an item is one position.
 
-  An item is the sum of its codes' embeddings. Level l of the next item is
-  read off f(h + level_l + the embeddings of its codes before l), f one
-  feed-forward block.
+  Codes before level l of the next item are added to what was read, and a
+  feed-forward block of that level's own writes the code.
   """
 
   def __init__(self, model: Any, sizes: tuple[int, ...]):
     super().__init__()
+    feed = lambda: Feed(model.dim, model.hidden)
     self.codes = Codes(sizes, model.dim)
+    self.prefix = nn.Embedding(sum(sizes), model.dim)
     self.level = nn.Parameter(
         torch.randn(len(sizes), model.dim) * model.dim ** -.5)
     self.blocks = nn.ModuleList(nn.ModuleList(
-        [Attention(model, model.head_dim ** -.5),
-         Feed(model.dim, model.hidden)]) for _ in range(model.num_layers))
-    self.depth = Feed(model.dim, model.hidden)
+        [Attention(model, model.head_dim ** -.5), feed()])
+                                for _ in range(model.num_layers))
+    self.depth = nn.ModuleList(feed() for _ in sizes)
     self.norms = nn.ModuleList(nn.RMSNorm(model.dim) for _ in range(2))
     self.drop = nn.Dropout(model.dropout)
     self.half = model.head_dim // 2
@@ -203,19 +204,21 @@ class Decoder(nn.Module):
 
     same = (segment[:, :, None] == segment[:, None]).tril()
     bias = torch.where(same, 0., -1e9)[:, None]
-    own = self.codes(codes)
-    x = self.drop(own.sum(2))
+    x = self.drop(self.codes(codes).sum(2))
     for read, feed in self.blocks:
       x = x + self.drop(read(x, bias, rotate=rotate))
       x = x + self.drop(feed(x))
-    x = functional.pad(self.norms[0](x)[:, :-1], (0, 0, 1, 0))
-    before = functional.pad(own.cumsum(2)[:, :, :-1], (0, 0, 1, 0))
-    x = x[:, :, None] + self.level + before
-    x = self.norms[1](x + self.drop(self.depth(x)))
-    loss = sum(functional.cross_entropy(
-        head(x[:, :, level]).flatten(0, 1), codes[:, :, level].flatten(),
-        reduction='none') for level, head in enumerate(self.codes.heads))
-    weight = target.flatten() / len(self.codes.heads)
+    known = functional.pad(self.norms[0](x)[:, :-1], (0, 0, 1, 0))
+    wrote = self.prefix(codes[..., :-1] + self.codes.first[:-1])
+    loss = 0.
+    for level, (feed, head) in enumerate(zip(self.depth, self.codes.heads)):
+      if level:
+        known = known + wrote[:, :, level - 1]
+      x = known + self.level[level]
+      logits = head(self.norms[1](x + feed(x)))
+      loss = loss + functional.cross_entropy(
+          logits.flatten(0, 1), codes[:, :, level].flatten(), reduction='none')
+    weight = target.flatten() / len(self.depth)
     return (loss * weight).sum() / target.sum()
 
 
