@@ -194,6 +194,9 @@ class StreamSpec:
   user_rows: events of one user that stand together (for losses over pairs of
     one user's rows); such groups are shuffled, not events. 1: none do.
   length: S, places of a row of sequences.
+  widths: lengths, ascending, that histories are cut to, the last that of the
+    data: examples of like length stand together, and a batch is as long as its
+    longest history needs. Each width compiles a program. (): all are T long.
   """
   examples: str
   batch_size: int
@@ -201,6 +204,7 @@ class StreamSpec:
   seen_negatives: int = 0
   user_rows: int = 1
   length: int = 0
+  widths: tuple[int, ...] = ()
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)

@@ -98,13 +98,12 @@ def test_padding_has_no_influence(name):
     first = logits if items is history else first
   np.testing.assert_array_equal(first, logits)
   # A longer history with more padding in front reads the same.
-  if model.packed:
-    wide = lambda x: np.pad(x, ((0, 0), (3, 0)))
-    context, state = model.start(
-        params, codes[wide(history)], wide(mask), user)
-    logits, _ = model.step(
-        params, context, jnp.zeros((_B, 1, 0), jnp.int32), state)
-    np.testing.assert_allclose(first, logits, atol=1e-4)
+  wide = lambda x: np.pad(x, ((0, 0), (3, 0)))
+  context, state = model.start(
+      params, codes[wide(history)], wide(mask), user)
+  logits, _ = model.step(
+      params, context, jnp.zeros((_B, 1, 0), jnp.int32), state)
+  np.testing.assert_allclose(first, logits, atol=1e-4)
 
 
 def test_segments_of_a_row_do_not_see_each_other():

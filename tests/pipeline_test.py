@@ -9,6 +9,7 @@ import pytest
 
 from sidrec import data
 from sidrec import types
+from tests import tiny_run
 
 STREAMS = {'rank': types.StreamSpec('impressions', 4, 0),
            'retrieve': types.StreamSpec('positives', 8, 3)}
@@ -132,3 +133,38 @@ def test_seen_negatives_come_from_the_history(dataset):
                        process_count=2).batch(3)['retrieve']
   np.testing.assert_array_equal(
       half.item, pipeline.batch(3)['retrieve'].item[4:])
+
+
+def test_histories_of_like_length_share_batches():
+  dataset = data.load(tiny_run.config(data__history_length=8).data, 0)
+  plain = types.StreamSpec('positives', 16)
+  narrow = types.StreamSpec('positives', 16, widths=(2, 4, 8))
+  pipeline = data.Pipeline(dataset, {'a': narrow}, seed=0)
+  whole = data.Pipeline(dataset, {'a': plain}, seed=0)
+  num = pipeline.num_examples('a')
+  steps = 3 * num // 16
+  batches = [pipeline.batch(step)['a'] for step in range(steps)]
+  for batch in batches:
+    assert batch.history.shape == batch.history_mask.shape
+    width = batch.history.shape[1]
+    most = int(batch.history_mask.sum(1).max())
+    assert width == next(w for w in (2, 4, 8) if w >= most)
+  widths = [batch.history.shape[1] for batch in batches]
+  # Shuffled, in every epoch; only where epochs meet are lengths mixed.
+  assert {2, 4, 8} == set(widths[:steps // 3]) == set(widths[-steps // 3:])
+  assert widths != sorted(widths)
+  padding = lambda many: np.mean(
+      np.concatenate([b.history_mask.reshape(-1) for b in many]) == 0)
+  assert padding(batches) < .5 * padding(
+      [whole.batch(step)['a'] for step in range(steps)])
+  # Each example is there once an epoch, with its newest items.
+  rows = np.concatenate([
+      np.stack([b.user, b.item[:, 0]], 1) for b in batches])[:num]
+  events = dataset.examples('train', 'positives')
+  want = np.stack([dataset.event_user[events], dataset.event_item[events]], 1)
+  np.testing.assert_array_equal(
+      rows[np.lexsort(rows.T)], want[np.lexsort(want.T)])
+  parts = [data.Pipeline(dataset, {'a': narrow}, seed=0, process_index=p,
+                         process_count=2).batch(3)['a'] for p in range(2)]
+  np.testing.assert_array_equal(
+      batches[3].history, np.concatenate([p.history for p in parts]))

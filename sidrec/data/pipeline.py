@@ -142,6 +142,8 @@ class Pipeline:
     mask = np.ones(items.shape, np.float32)
     batch = self._dataset.assemble(
         own, items[:, :0], mask[:, :0], row=row)
+    if stream.widths:
+      batch = _narrow(batch, self._width(name, events))
     if stream.seen_negatives:
       draw = self._generator(name, 'seen', step).random(
           (size, stream.seen_negatives))
@@ -169,12 +171,29 @@ class Pipeline:
     if kept is None or kept[0] != epoch:
       draw = self._generator(name, 'order', epoch)
       order = draw.permutation(len(self._events[name]))
-      most = self._streams[name].user_rows
-      if most > 1:
+      stream = self._streams[name]
+      most = stream.user_rows
+      if stream.widths:
+        order = _in_batches(
+            self._places(name, self._events[name])[order], order,
+            -epoch * len(order) % stream.batch_size, stream.batch_size, draw)
+      elif most > 1:
         user = self._dataset.event_user[self._events[name]]
         order = _in_groups(user, order, most, draw)
       kept = self._order[name] = (epoch, order)
     return kept[1]
+
+  def _places(self, name: str, events: np.ndarray) -> np.ndarray:
+    """Returns which of the stream's widths holds each event's history."""
+    dataset = self._dataset
+    length = dataset.event_stop[events] - dataset.sequences.offsets[
+        dataset.event_user[events]]
+    widths = self._streams[name].widths
+    return np.minimum(np.searchsorted(widths, length), len(widths) - 1)
+
+  def _width(self, name: str, events: np.ndarray) -> int:
+    """Returns the width of a global batch."""
+    return self._streams[name].widths[self._places(name, events).max()]
 
   def _generator(
       self, name: str, purpose: str, number: int
@@ -205,6 +224,34 @@ def _from_history(
   place = np.take_along_axis(order, place, 1)
   items = np.take_along_axis(batch.history, place, 1)
   return items, ((length > 0) & (items != own)).astype(np.float32)
+
+
+def _narrow(batch: types.Batch, width: int) -> types.Batch:
+  """Keeps the newest `width` places of histories."""
+  return batch.replace(**{
+      name: getattr(batch, name)[:, -width:]
+      for name in ('history', 'history_action', 'history_mask')})
+
+
+def _in_batches(place: np.ndarray, order: np.ndarray, first: int, size: int,
+                draw: np.random.Generator) -> np.ndarray:
+  """Shuffles batches of examples of like length.
+
+  Args:
+    place: [N] number of the width of each of them, in their order.
+    order: [N] shuffled examples.
+    first: of them fill up the batch that the epoch before began.
+    size: of a batch.
+    draw: shuffles the batches.
+
+  Returns:
+    [N] the examples: `first` of any length, whole batches, a rest.
+  """
+  whole = max(len(order) - first, 0) // size
+  loose, kept = np.split(order, [len(order) - whole * size])
+  kept = kept[np.argsort(place[len(loose):], kind='stable')]
+  kept = draw.permutation(kept.reshape(whole, size))
+  return np.concatenate([loose[:first], kept.reshape(-1), loose[first:]])
 
 
 def _in_groups(

@@ -117,7 +117,11 @@ def _generator_stream(parts: Parts) -> dict[str, types.StreamSpec]:
   train = parts.config.train
   if parts.generator.packed:
     return next_item.stream(train)
-  return {'positives': types.StreamSpec('positives', train.batch_size)}
+  most = parts.data.history_length
+  # Most histories are short: only a part of the places is padding then.
+  widths = sorted({max(most // 4, 1), max(most // 2, 1), most})
+  return {'positives': types.StreamSpec(
+      'positives', train.batch_size, widths=tuple(widths))}
 
 
 def _hooks(parts: Parts, first: int, second: int) -> tuple[base.Hook, ...]:

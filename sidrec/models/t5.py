@@ -203,6 +203,9 @@ def encode(sizes: Sizes, params: types.PyTree, history: jax.Array,
     valid = jnp.concatenate([jnp.ones((batch, 1), valid.dtype), valid], 1)
   x = drop(x.astype(sizes.dtype), 'encoder')
   place = np.arange(x.shape[1])
+  if sizes.num_user_tokens:
+    # Far from everything, however many places the history has.
+    place[0] = -_MAX_DISTANCE
   stack = params['encoder']
   bias = _bias(stack['bias'], place, place, True) + attention.mask_bias(
       valid)[:, None, None]
