@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
                  run.recommend(_INPUT.value, _OUTPUT.value), _OUTPUT.value)
 
 
-def _tune_xla() -> None:
+def tune_xla() -> None:
   """Keeps XLA's CPU backend from a library that is slow at our reductions.
 
   Since jax 0.10 it hands sums and products to YNNPACK, broadcasts written out
@@ -80,7 +80,7 @@ def _tune_xla() -> None:
 
 def run() -> None:
   """Parses flags, keeps compiled programs, and maps errors to exit codes."""
-  _tune_xla()
+  tune_xla()
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.join(
       os.path.expanduser('~'), '.cache', 'sidrec', 'jax')
   jax.config.update('jax_compilation_cache_dir', cache)

@@ -93,7 +93,8 @@ def median_ms(fns: dict[str, Callable[[], Any]], seconds: float
   for turn in range(_TURNS):
     for name, times in spent.items():
       fn = fns[name]
-      fn()  # What ran before left its own data in the caches.
+      # What ran before left its own data in the caches.
+      jax.block_until_ready(fn())
       until = time.perf_counter() + seconds / _TURNS
       while time.perf_counter() < until or len(times) <= turn:
         began = time.perf_counter()

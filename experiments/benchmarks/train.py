@@ -1,7 +1,7 @@
 """How fast do tokenizers and generators train, next to PyTorch?
 
     python experiments/benchmarks/train.py --output=FILE.json [--cores=N]
-        [--cases=rqvae,rqkmeans,t5,decoder,t5_decode] [--seconds=20]
+        [--cases=rqvae,rqkmeans,t5,t5_beauty,decoder,t5_decode] [--seconds=20]
         [--cornac] [--compile] [--dtype=bfloat16] [--batch=256] [--users=32]
 
 Times whole steps (forward, backward, optimizer; batches are ready) of sidrec's
@@ -29,7 +29,7 @@ from typing import Any, Callable, Sequence
 
 # JAX, NumPy and PyTorch count the cores when they are imported: see `main`.
 
-_CASES = ('rqvae', 'rqkmeans', 't5', 'decoder', 't5_decode')
+_CASES = ('rqvae', 'rqkmeans', 't5', 't5_beauty', 'decoder', 't5_decode')
 _ROUNDS = 3  # Of calls that take seconds.
 _PACKAGES = ('jax', 'jaxlib', 'numpy', 'torch', 'cornac', 'transformers')
 
@@ -207,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if set(names) - set(_CASES):
     parser.error(f'--cases: one or more of {",".join(_CASES)}')
   pin(args.cores)
+  # The settings of XLA that `python -m sidrec.main` runs with.
+  importlib.import_module('sidrec.main').tune_xla()
   cases = importlib.import_module('train_cases')
   rivals = rival_module(_cores())
   settings = cases.Settings(

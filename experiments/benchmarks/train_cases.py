@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from sidrec import config as config_lib
+from sidrec import data as data_lib
 from sidrec import parallel
 from sidrec import tokenizers
 from sidrec import train
@@ -25,6 +26,7 @@ from sidrec.tokenizers import kmeans
 
 
 _BATCHES = 4  # Drawn before; a step takes them in turns.
+_MIXED = 8  # Of different lengths, a call of t5_beauty.
 _SEQUENCE = 8  # Items of one user in a packed row.
 _NUM_USERS = 22_363
 _STEPS = 10_000  # Length of the schedule.
@@ -140,6 +142,32 @@ def t5(s: Settings) -> Case:
               method.codebook_sizes, dict(batches=data), num)
 
 
+def t5_beauty(s: Settings) -> Case:
+  """The same with the histories of amazon14-beauty, as the trainer has them.
+
+  A call is eight steps of the trainer's own batches, whose histories are cut to
+  a few lengths; a rival's call is one step with all histories filled up to 20,
+  as Cornac and its kin pad them.
+  """
+  config = _config(s, 't5')
+  config.data.name = 'amazon14-beauty'
+  dataset = data_lib.load(config.data, 0)
+  rng = np.random.default_rng(_SEED)
+  codes = rng.integers(0, 256, (dataset.spec.num_items, 4)).astype(np.int32)
+  method, state, catalog = _generator(config, codes)
+  streams = method.phases[-1].streams
+  reader = data_lib.Pipeline(dataset, streams, seed=_SEED)
+  batches = [reader.batch(step) for step in range(_MIXED)]
+  one, _, num = _step(method, 'generator', state, catalog, batches)
+  call = lambda: [one() for _ in range(_MIXED)][-1]
+  full = [_requests(s, s.batch, seed, len(codes)) for seed in range(_BATCHES)]
+  data = [dict(history=codes[b.history], target=codes[b.item[:, 0]],
+               user=b.user) for b in full]
+  return Case('t5_beauty', {'sequences': _MIXED * s.batch}, call, None, None,
+              config, method.codebook_sizes, dict(
+                  batches=data, share=1 / _MIXED), num)
+
+
 def decoder(s: Settings) -> Case:
   """One step of the causal generator on rows of packed sequences."""
   config = _config(s, 'decoder')
@@ -189,7 +217,8 @@ def t5_decode(s: Settings) -> Case:
                   codes=codes, beam=s.beam, history=codes[batch.history]))
 
 
-CASES = {fn.__name__: fn for fn in (rqvae, rqkmeans, t5, decoder, t5_decode)}
+CASES = {fn.__name__: fn for fn in (
+    rqvae, rqkmeans, t5, t5_beauty, decoder, t5_decode)}
 
 
 def _config(s: Settings, generator: str) -> ml_collections.ConfigDict:
@@ -271,17 +300,21 @@ def _step(method: base.Method, name: str, state: types.TrainState,
   shards = [{k: mapped.shard(v) for k, v in batch.items()}
             for batch in batches]
   held = dict(state=mapped.place(state), count=0)
-  run = mapped.map_step(train.make_train_step(phase, _SEED)).lower(
-      held['state'], placed, shards[0]).compile()
+  step, run = mapped.map_step(train.make_train_step(phase, _SEED)), {}
+  shapes = [str(jax.tree.map(jnp.shape, shard)) for shard in shards]
+  for shape, shard in zip(shapes, shards):
+    if shape not in run:  # A program for each length of histories.
+      run[shape] = step.lower(held['state'], placed, shard).compile()
 
   def call() -> Any:
-    held['state'], metrics = run(
-        held['state'], placed, shards[held['count'] % len(shards)])
+    which = held['count'] % len(shards)
+    held['state'], metrics = run[shapes[which]](
+        held['state'], placed, shards[which])
     held['count'] += 1
     return metrics
 
   sizes = jax.tree.map(lambda x: x.size, phase.trained(state.params))
-  return call, _flops(run), sum(jax.tree.leaves(sizes))
+  return call, _flops(run[shapes[0]]), sum(jax.tree.leaves(sizes))
 
 
 def _flops(compiled: Any) -> float | None:

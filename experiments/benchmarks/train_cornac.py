@@ -46,7 +46,7 @@ def contestants(case: Any, device: str, step: Callable[..., Any], dtype: str
     batches = [(vectors[item].to(device),) for item in data['items']]
     return [('cornac', step(module, config.tokenizer_train, batches,
                             'float32', plain=True), 1.)]
-  if case.name not in ('t5', 't5_decode'):
+  if case.name not in ('t5', 't5_beauty', 't5_decode'):
     return []
   model = config.model
   module = tiger.TIGERSeq2Seq(
@@ -55,14 +55,15 @@ def contestants(case: Any, device: str, step: Callable[..., Any], dtype: str
   offsets = module.offsets.cpu().numpy()
   encode = lambda history: torch.tensor(
       (history + offsets).reshape(len(history), -1), device=device).long()
-  if case.name == 't5':
+  if case.name != 't5_decode':
     batches = []
     for batch in data['batches']:
       tokens = encode(batch['history'])
       batches.append((tokens, (tokens != 0).float(), torch.tensor(
           batch['target'], device=device).long()))
     return [('cornac', step(
-        module, config.train, batches, dtype, plain=True), 1.)]
+        module, config.train, batches, dtype, plain=True),
+             data.get('share', 1.))]
   module.eval()
   children = prefix_children(data['codes'])
   users = itertools.cycle(encode(data['history']).split(1))

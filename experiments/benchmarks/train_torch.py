@@ -304,8 +304,8 @@ def contestants(case: Any, cornac: bool, compiled: bool, dtype: str
                         t.num_levels, t.codebook_size)
     vectors = torch.tensor(data['vectors'])
     batches = [(vectors[item].to(DEVICE),) for item in data['items']]
-  elif case.name in ('t5', 'decoder'):
-    kind = T5 if case.name == 't5' else Decoder
+  elif case.name in ('t5', 't5_beauty', 'decoder'):
+    kind = Decoder if case.name == 'decoder' else T5
     own = lambda: kind(config.model, case.sizes)
     names = (('history', 'target', 'user') if kind is T5
              else ('codes', 'segment', 'target'))
@@ -313,11 +313,12 @@ def contestants(case: Any, cornac: bool, compiled: bool, dtype: str
                for batch in data['batches']]
   settings = (config.tokenizer_train if case.name == 'rqvae'
               else config.train)
+  share = data.get('share', 1.)
   if own is not None:
-    found.append(('torch', step(own(), settings, batches, dtype), 1.))
+    found.append(('torch', step(own(), settings, batches, dtype), share))
     if compiled:
       found.append(('torch compiled', step(
-          torch.compile(own()), settings, batches, dtype), 1.))
+          torch.compile(own()), settings, batches, dtype), share))
   if cornac:
     import train_cornac  # pylint: disable=g-import-not-at-top
     found += train_cornac.contestants(case, DEVICE, step, dtype)
