@@ -19,7 +19,8 @@ DECODER = {
     'model.hidden': 256, 'model.num_user_tokens': 0,
     'train.examples': 'sequences', 'train.batch_size': 16,
     'train.learning_rate': 3e-3, 'train.warmup_steps': 100,
-    'train.num_epochs': 40., 'tokenizer_train.num_steps': 2000,
+    'train.num_epochs': 30., 'tokenizer_train.num_steps': 1000,
+    'model.dropout': .2,
 }
 # The same, within a minute or two on a CPU.
 RUNLOCAL_GENERATOR = {
