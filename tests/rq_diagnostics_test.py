@@ -65,6 +65,20 @@ def test_embedding_neighbours_are_those_of_scikit_learn():
       assert set(row) == set(other) - {item}
 
 
+def test_unexplained_variance_is_that_of_a_regression_on_prefixes():
+  linear_model = pytest.importorskip('sklearn.linear_model')
+  codes, x = _codes(), _vectors()
+  found = diagnostics.report(codes, SIZES, vectors=x)
+  for length in range(1, L + 1):
+    _, group = np.unique(codes[:, :length], axis=0, return_inverse=True)
+    one_hot = np.eye(group.max() + 1)[group.ravel()]
+    left = x - linear_model.LinearRegression(fit_intercept=False).fit(
+        one_hot, x).predict(one_hot)
+    np.testing.assert_allclose(
+        found[f'tokenizer/unexplained@{length}'],
+        np.square(left).sum() / np.square(x - x.mean(0)).sum(), atol=1e-6)
+
+
 def test_shared_prefixes_by_brute_force():
   codes, x = _codes(), _vectors()
   items, near = diagnostics.embedding_neighbours(x)

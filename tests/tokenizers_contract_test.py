@@ -166,6 +166,17 @@ def test_encode_shapes_and_prefix(world, known):
         output.quantized[:, level], atol=1e-6)
 
 
+def test_reconstruct_is_what_the_codes_say(world):
+  tokenizer, params, codebook, x = world
+  codes = np.asarray(tokenizer.codes(codebook))
+  if tokenizer.reconstruct is None:
+    pytest.skip('The codes of this variant do not say what the vector was.')
+  decoded = tokenizer.reconstruct(params, codes)
+  assert isinstance(decoded, np.ndarray) and decoded.shape == x.shape
+  alike = tokenizer.reconstruct(params, codes[[3, 3, 5]])
+  np.testing.assert_allclose(alike, decoded[[3, 3, 5]], atol=1e-6)
+
+
 def _trained(world):
   if world[0].loss is None:
     pytest.skip('This variant is fitted, not trained.')

@@ -17,7 +17,8 @@ _PANELS = {
     'items alone in their prefix': 'alone',
     'near items of one prefix': 'near_prefix',
     'items taken together of one prefix': 'taken_prefix',
-    'category purity of prefixes': 'purity'}
+    'category purity of prefixes': 'purity',
+    'variance that prefixes leave': 'unexplained'}
 
 
 def describe(run: loaded.Loaded, previous: np.ndarray | None = None

@@ -298,8 +298,9 @@ def assign(parts: Parts, state: types.TrainState, catalog: types.Catalog,
       settings.collisions, plain, tokenizer.codebook_sizes,
       popularity=np.asarray(catalog.popularity),
       suffix_size=settings.suffix_size, **last)
+  decoded = tokenizer.reconstruct and tokenizer.reconstruct(own, plain)
   report = diagnostics.report(
-      plain, tokenizer.codebook_sizes, vectors=vectors)
+      plain, tokenizer.codebook_sizes, vectors=vectors, reconstruction=decoded)
   diagnostics.check_collapse(
       [report[f'tokenizer/entropy@{level + 1}']
        for level in range(plain.shape[1])], settings.least_entropy)

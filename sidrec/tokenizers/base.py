@@ -178,6 +178,13 @@ class LastLevelFn(Protocol):
     """Returns (residual [V, d] before level L, codewords [K_L, d]) (host)."""
 
 
+class ReconstructFn(Protocol):
+  """Gives codes their vectors back."""
+
+  def __call__(self, params: types.PyTree, codes: types.Array) -> types.Array:
+    """Decodes codes [V, L] int32 to item vectors [V, D] (host)."""
+
+
 class CodesFn(Protocol):
   """Reads the stored codes."""
 
@@ -194,6 +201,7 @@ class Tokenizer(NamedTuple):
     hold what `prefix` reads and are not to be trained or decayed.
   prefix: None where codes have no vectors; `quantized` is then [B, L, 0].
   fit, refresh, tend, last_level: None where the variant has no such step.
+  reconstruct: None where codes do not say what the item's vector was.
   """
   num_levels: int
   codebook_sizes: tuple[int, ...]
@@ -207,6 +215,7 @@ class Tokenizer(NamedTuple):
   codes: CodesFn
   tend: TendFn | None = None
   last_level: LastLevelFn | None = None
+  reconstruct: ReconstructFn | None = None
 
 
 def check_capacity(config: Any, spec: types.DataSpec) -> None:

@@ -59,7 +59,9 @@ def report(
     themselves; 'paths' distinct tuples over possible ones, 'largest_group'
     items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
     an item and one of its 10 nearest by cosine that share a prefix of length
-    l; with `neighbours`: 'taken_prefix@l', the same; with `category`:
+    l, and 'unexplained@l', the variance of the vectors around the mean of
+    their prefix over the whole: what the best decoder of l codes would miss;
+    with `neighbours`: 'taken_prefix@l', the same; with `category`:
     'purity@l' share of items in the largest category of their prefix; with
     `previous`: 'churn' and 'churn@l'; with `reconstruction`:
     'reconstruction', squared error over the variance of the vectors. All
@@ -80,6 +82,7 @@ def report(
   if vectors is not None:
     items, near = embedding_neighbours(vectors, seed=seed)
     extra |= _shared(codes, items, near, 'near_prefix')
+    extra |= _unexplained(codes, np.asarray(vectors, np.float32))
   if neighbours is not None:
     extra |= _shared(
         codes, np.arange(len(codes)), np.asarray(neighbours), 'taken_prefix')
@@ -205,6 +208,23 @@ def _purity(codes: np.ndarray, category: np.ndarray) -> dict[str, float]:
   return found
 
 
+def _unexplained(codes: np.ndarray, x: np.ndarray) -> dict[str, float]:
+  """Returns the variance within the prefixes of each length over the whole."""
+  total, found = _scatter(x), {}
+  for level in range(1, codes.shape[1] + 1):
+    group, count = collisions.groups(codes[:, :level])
+    order = np.argsort(group, kind='stable')
+    starts = np.concatenate([[0], np.cumsum(count)[:-1]])
+    within = 0.
+    for part in np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // 64)):
+      values = x[:, part][order].astype(np.float64)
+      values -= np.repeat(
+          np.add.reduceat(values, starts) / count[:, None], count, 0)
+      within += np.sum(np.square(values))
+    found[f'unexplained@{level}'] = float(within / max(total, 1e-12))
+  return found
+
+
 def _churn(codes: np.ndarray, previous: np.ndarray) -> dict[str, float]:
   """Returns shares of items whose tuple, or whose code of a level, changed."""
   changed = codes != previous
@@ -221,9 +241,13 @@ def _error(
     raise ValueError('reconstruction needs vectors to compare with.')
   x = np.asarray(vectors, np.float32)
   error = np.sum(np.square(x - np.asarray(reconstruction)), dtype=np.float64)
-  total = np.sum(np.square(x - x.mean(0, dtype=np.float64).astype(
-      np.float32)[None]), dtype=np.float64)
-  return float(error / max(total, 1e-12))
+  return float(error / max(_scatter(x), 1e-12))
+
+
+def _scatter(x: np.ndarray) -> float:
+  """Returns the squared distances of [V, D] to their mean, added up."""
+  mean = x.mean(0, dtype=np.float64).astype(np.float32)
+  return float(np.sum(np.square(x - mean[None]), dtype=np.float64))
 
 
 def check_collapse(entropies: Sequence[float], limit: float) -> None:

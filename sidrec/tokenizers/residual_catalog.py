@@ -160,6 +160,16 @@ def last_level(
   return left, books[-1]
 
 
+def reconstruct(params: types.PyTree, codes: types.Array) -> np.ndarray:
+  """Decodes sums of codewords, in chunks; see `base.ReconstructFn`."""
+  books, decoder = jax.tree.map(
+      np.asarray, (params['books'], params['decoder']))
+  return np.concatenate([
+      residual.mlp(decoder, residual.prefix(
+          {'books': books}, codes[start:start + kmeans.CHUNK]))
+      for start in range(0, len(codes), kmeans.CHUNK)])
+
+
 def assemble(
     s: residual.Settings, loss_fn: Callable[..., Any], **parts: Any
 ) -> base.Tokenizer:
@@ -180,5 +190,6 @@ def assemble(
       init=bind(residual.init), encode=bind(residual.encode), loss=loss_fn,
       update=base.keep, prefix=residual.prefix, fit=bind(fit),
       refresh=bind(refresh), codes=base.stored_codes,
-      tend=bind(revive) if s.revive else None, last_level=bind(last_level))
+      tend=bind(revive) if s.revive else None, last_level=bind(last_level),
+      reconstruct=reconstruct)
   return base.Tokenizer(**(fields | parts))

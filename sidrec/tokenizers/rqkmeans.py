@@ -61,7 +61,8 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
       codebook_sizes=(s.codebook_size,) * s.num_levels,
       init=bind(_init), encode=bind(_encode), loss=None, update=base.keep,
       prefix=_prefix, fit=bind(_fit), refresh=bind(_refresh),
-      codes=base.stored_codes, last_level=bind(_last_level))
+      codes=base.stored_codes, last_level=bind(_last_level),
+      reconstruct=_reconstruct)
 
 
 def _init(
@@ -106,6 +107,11 @@ def _prefix(params: types.PyTree, codes: types.Array) -> types.Array:
   """Sums the codewords of a prefix: [..., l] int32 -> [..., D]."""
   return sum(params['books'][level][codes[..., level]]
              for level in range(codes.shape[-1]))
+
+
+def _reconstruct(params: types.PyTree, codes: types.Array) -> np.ndarray:
+  """Sums codewords on the host, see `base.ReconstructFn`."""
+  return _prefix({'books': np.asarray(params['books'])}, np.asarray(codes))
 
 
 def _cluster(
