@@ -32,9 +32,36 @@ def project(x: types.Array, weight: types.Array) -> jax.Array:
   As one product of two matrices: the gradient of a product over several axes
   copies its operands on CPUs, which took 1.8 times as long.
   """
-  flat = x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype).reshape(
-      weight.shape[0], -1)
+  flat = _product(x.reshape(-1, x.shape[-1]), weight.astype(x.dtype).reshape(
+      weight.shape[0], -1))
   return flat.reshape(*x.shape[:-1], *weight.shape[1:])
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """Returns x @ weight for [N, D] and [D, E]."""
+  return x @ weight
+
+
+def _product_forward(x, weight):
+  return x @ weight, (x, weight)
+
+
+def _product_backward(kept, grad):
+  """The gradient of the weights with the shorter side first.
+
+  On CPUs [1024, N] @ [N, 128] takes twice as long as [128, N] @ [N, 1024]. The
+  barrier keeps XLA from turning the one into the other.
+  """
+  x, weight = kept
+  if weight.shape[0] > weight.shape[1]:
+    of_weight = jax.lax.optimization_barrier(grad.T @ x).T
+  else:
+    of_weight = x.T @ grad
+  return grad @ weight.T, of_weight
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def attend(query: types.Array, keys: types.Array, values: types.Array,
@@ -49,9 +76,13 @@ def attend(query: types.Array, keys: types.Array, values: types.Array,
   Returns:
     [B, Q, H, d].
   """
-  logits = jnp.einsum('bqhd,bnhd->bhqn', query, keys).astype(jnp.float32)
+  # Heads first, once: products of [B, Q, H, d] as they stand move the axes of
+  # every operand anew, also backward, which took 1.4 times as long on CPUs.
+  query, keys, values = (
+      jnp.moveaxis(x, 2, 1) for x in (query, keys, values))
+  logits = jnp.einsum('bhqd,bhnd->bhqn', query, keys).astype(jnp.float32)
   weight = jax.nn.softmax(logits + bias, -1).astype(values.dtype)
-  return jnp.einsum('bhqn,bnhd->bqhd', weight, values)
+  return jnp.moveaxis(jnp.einsum('bhqn,bhnd->bhqd', weight, values), 1, 2)
 
 
 def mask_bias(mask: types.Array) -> jax.Array:
