@@ -162,7 +162,7 @@ def add_sasrec(config: ml_collections.ConfigDict) -> None:
   config.model = _sasrec_model()
   _add_sequences(config)
   config.train.update(dict(
-      negatives=0,  # Items of a step's softmax; 0: the whole catalog.
+      negatives=1024,  # Items of a step's softmax; 0: the whole catalog.
       batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
       num_epochs=40., examples='sequences'))
 
@@ -175,7 +175,7 @@ def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
     dim: width of the table.
   """
   config.collaborative = ml_collections.ConfigDict(dict(
-      model=_sasrec_model(), num_steps=2000, negatives=0, row_items=64,
+      model=_sasrec_model(), num_steps=2000, negatives=1024, row_items=64,
       batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
       clip_norm=1.))
   config.collaborative.model.dim = dim
