@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from typing import Any, Mapping, NamedTuple, Sequence
@@ -77,6 +78,29 @@ def runs(configs: Sequence[str], data: str, seeds: int, workdir: str,
   return list(out.values())
 
 
+def heading(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns what all runs have in common, and below it what they have not.
+
+  Args:
+    results: run -> what results.json holds.
+  """
+  parts = {run: [x['dataset'], 'test', *x['protocol'].split('; '),
+                 f'{len(x["seeds"])} seed{"s" * (len(x["seeds"]) > 1)}',
+                 x['device']] for run, x in results.items()}
+  first = next(iter(parts.values()))
+  shared = [x for x in first if all(x in own for own in parts.values())]
+  lines = ['; '.join(shared) + '.']
+  if any(len(x['seeds']) > 1 for x in results.values()):
+    lines[0] += ' ± is half of a 95 % interval over seeds.'
+  groups = {}
+  for run, own in parts.items():
+    groups.setdefault(
+        '; '.join(x for x in own if x not in shared), []).append(run)
+  lines += [f'{", ".join(own)}: {text}.' for text, own in groups.items()
+            if text]
+  return '\n\n'.join(lines)
+
+
 def summary(results: Mapping[str, Any], names: Sequence[str]
             ) -> dict[str, dict[str, float]]:
   """Returns mean and half of a 95 % interval over seeds of metrics.
@@ -86,7 +110,8 @@ def summary(results: Mapping[str, Any], names: Sequence[str]
     names: metrics of its test split; those it lacks are left out.
 
   Returns:
-    name -> {'mean', 'half'}; `half` by Student's t, NaN for one seed.
+    name -> {'mean', 'half'}; `half` by Student's t, NaN for one seed. Beside
+    them 'minutes', the wall-clock of a seed.
   """
   out = {}
   for name in names:
@@ -96,6 +121,10 @@ def summary(results: Mapping[str, Any], names: Sequence[str]
       half = math.nan if num < 2 else float(
           stats.t.ppf(.975, num - 1) * value['std'] / math.sqrt(num))
       out[name] = {'mean': value['mean'], 'half': half}
+  if results.get('wall_seconds') is not None:
+    out['minutes'] = {
+        'mean': results['wall_seconds'] / 60 / len(results['seeds']),
+        'half': math.nan}
   return out
 
 
@@ -105,17 +134,20 @@ def markdown(rows: Mapping[str, Mapping[str, Mapping[str, float]]],
 
   Args:
     rows: run -> `summary`.
-    head: first line.
-    names: columns, in order; what no run has is left out.
+    head: what stands above it.
+    names: columns, in order; what no run has is left out. The minutes follow.
   """
   names = [name for name in names if any(name in row for row in rows.values())]
+  if any('minutes' in row for row in rows.values()):
+    names.append('minutes')
   lines = [head, '', '| | ' + ' | '.join(names) + ' |',
            '|---|' + '---|' * len(names)]
   for run, row in rows.items():
     cells = []
     for name in names:
       value = row.get(name)
-      text = '' if value is None else f'{value["mean"]:.4f}'
+      digits = 1 if name == 'minutes' else 4
+      text = '' if value is None else f'{value["mean"]:.{digits}f}'
       if value is not None and math.isfinite(value['half']):
         text += f' ± {value["half"]:.4f}'
       cells.append(text)
@@ -153,13 +185,8 @@ def plot(rows: Mapping[str, Mapping[str, Mapping[str, float]]],
 def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
            names: Sequence[str]) -> str:
   """Writes the comparison of what is done; returns its text."""
-  first = next(iter(done.values()))
   rows = {run: summary(results, names) for run, results in done.items()}
-  seeds = len(first['seeds'])
-  spread = '; ± is half of a 95 % interval over seeds' if seeds > 1 else ''
-  text = markdown(
-      rows, f'{first["dataset"]}, test, {first["protocol"]}, {seeds} '
-      f'seed{"s" * (seeds > 1)}{spread}, {first["device"]}.', names)
+  text = markdown(rows, heading(done), names)
   at = lambda name: os.path.join(workdir, name)
   evaluate.write_file(at('comparison.md'), text.encode())
   evaluate.write_file(at('comparison.json'), (json.dumps(
@@ -169,6 +196,17 @@ def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
       indent=1) + '\n').encode())
   plot(rows, names, at('comparison.png'))
   return text
+
+
+def _call(command: Sequence[str]) -> int:
+  """Runs a command that ends when this process is told to."""
+  child = subprocess.Popen(  # pylint: disable=consider-using-with
+      command, stdout=subprocess.DEVNULL)
+  kept = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+  try:
+    return child.wait()
+  finally:
+    signal.signal(signal.SIGTERM, kept)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -204,9 +242,7 @@ def main(argv: Sequence[str]) -> int:
     print(f'== {number} of {len(wanted)}: {run.name}', file=sys.stderr,
           flush=True)
     # `main` itself sees what is done, and stops where the settings changed.
-    status = subprocess.run(
-        [sys.executable, '-m', 'sidrec.main', *run.arguments], check=False,
-        stdout=subprocess.DEVNULL).returncode
+    status = _call([sys.executable, '-m', 'sidrec.main', *run.arguments])
     if status:
       return status if status > 0 else 128 - status
     with open(os.path.join(workdir, run.name, 'results.json'),

@@ -62,6 +62,42 @@ def test_summary_is_students_interval():
   assert '| one | 0.2333 ± 0.3795 | 1.0000 |' in text
 
 
+def test_the_head_says_what_differs():
+  run = lambda history, seeds, **kwargs: {
+      'dataset': 'toy', 'protocol': f'split; history {history}; rest',
+      'seeds': seeds, 'device': '1 x cpu', **kwargs}
+  same = compare.heading({'a': run(20, [0]), 'b': run(20, [0])})
+  assert same == 'toy; test; split; history 20; rest; 1 seed; 1 x cpu.'
+  text = compare.heading({
+      'a': run(30, [0, 1]), 'b': run(20, [0, 1]), 'c': run(20, [0, 1])})
+  assert text.splitlines() == [
+      'toy; test; split; rest; 2 seeds; 1 x cpu. ± is half of a 95 % interval '
+      'over seeds.', '', 'a: history 30.', '', 'b, c: history 20.']
+
+
+def test_minutes_are_of_a_seed():
+  results = {'metrics': {'test': {}}, 'wall_seconds': 360., 'seeds': [0, 1]}
+  got = compare.summary(results, ['a'])
+  assert got['minutes']['mean'] == 3
+  assert '| minutes |' in compare.markdown({'one': got}, 'head', ['a'])
+
+
+def test_a_terminated_comparison_ends_its_run(tmp_path):
+  mark = tmp_path / 'mark'
+  child = (f"import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: "
+           f"(open({str(mark)!r}, 'w').close(), sys.exit(143)))\n"
+           f"print('ready', file=sys.stderr, flush=True)\ntime.sleep(60)")
+  parent = ('import sys\nfrom sidrec import compare\n'
+            f'sys.exit(compare._call([sys.executable, "-c", {child!r}]))')
+  with subprocess.Popen(
+      [sys.executable, '-c', parent], stderr=subprocess.PIPE, text=True,
+      env=dict(os.environ, PYTHONPATH=str(tiny_run.ROOT))) as process:
+    assert process.stderr.readline() == 'ready\n'
+    process.terminate()
+    assert process.wait(30) == 143
+  assert mark.exists()
+
+
 def test_from_the_command_line_and_again(tmp_path):
   words = [f'--config.{key}={value}'
            for key, value in tiny_run.overrides('popularity').items()]
