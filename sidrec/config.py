@@ -183,7 +183,7 @@ def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
 
 def _sasrec_model() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dict(
-      dim=64, num_layers=2, num_heads=2, dropout=.3))
+      dim=64, num_layers=2, num_heads=2, dropout=.3, seen_bias=True))
 
 
 def _add_sequences(config: ml_collections.ConfigDict) -> None:

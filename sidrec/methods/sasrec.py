@@ -54,7 +54,12 @@ def retrieve(model: sasrec.Sasrec, state: types.TrainState,
   del catalog, t, bounds
   params = state.params['sasrec']
   hidden = model.encode(params, batch.history, batch.history_mask)
-  score, item = jax.lax.top_k(hidden @ model.table(params).T, beam_size)
+  score = hidden @ model.table(params).T
+  seen = jnp.zeros(score.shape, bool).at[
+      jnp.arange(score.shape[0])[:, None], batch.history].max(
+          batch.history_mask > 0)
+  score, item = jax.lax.top_k(
+      score + jnp.where(seen, model.seen(params), 0.), beam_size)
   return types.Beams(
       item=item.astype(jnp.int32), score=score,
       code=jnp.zeros((*item.shape, 0), jnp.int32),

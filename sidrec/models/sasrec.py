@@ -2,7 +2,10 @@
 
 Paper: arXiv 1808.09781; here with the trunk of `causal` (rotary positions
 instead of learned ones, RMS norms) and items' vectors shared between input and
-output, as there.
+output, as there. Shared vectors put what was just bought on top: an item is
+nearest to itself. Where nobody buys twice that costs the first place (on
+Amazon Beauty at 78 % of the users), so one learned number is added to the
+scores of all items of the history (`seen_bias`, ours).
 """
 
 from typing import Any, Callable, NamedTuple
@@ -24,18 +27,21 @@ class Sasrec(NamedTuple):
     outputs that have read item s and what stands before it in its segment.
   encode: (params, history [B, H], history_mask [B, H]) -> [B, D].
   table: (params) -> [V, D] item vectors; a score is an inner product.
+  seen: (params) -> [] float32, added to the scores of items of the history.
   """
   init: Callable[..., types.PyTree]
   train_hidden: Callable[..., jax.Array]
   encode: Callable[..., jax.Array]
   table: Callable[..., jax.Array]
+  seen: Callable[..., jax.Array]
 
 
 def make(config: Any, num_items: int) -> Sasrec:
   """Builds the model.
 
   Args:
-    config: dim, num_layers, num_heads (of dim / num_heads each), dropout.
+    config: dim, num_layers, num_heads (of dim / num_heads each), dropout and
+      seen_bias (False: the paper's scores).
     num_items: V.
 
   Raises:
@@ -53,7 +59,8 @@ def make(config: Any, num_items: int) -> Sasrec:
     return {'trunk': causal.init(rng.stream(key, 'trunk'), sizes),
             'item': attention.kernel(
                 rng.stream(key, 'item'), (num_items, sizes.dim),
-                sizes.dim ** -.5)}
+                sizes.dim ** -.5),
+            'seen': jnp.zeros(())}
 
   def inputs(params, item, valid):
     x = params['item'][item] * jnp.sqrt(sizes.dim)
@@ -75,4 +82,10 @@ def make(config: Any, num_items: int) -> Sasrec:
         params['trunk'], sizes, inputs(params, history, history_mask),
         mask)[:, -1]
 
-  return Sasrec(init, train_hidden, encode, lambda params: params['item'])
+  def seen(params):
+    if not config.seen_bias:
+      return jnp.zeros(())
+    return params['seen'] * jnp.sqrt(sizes.dim)  # At the pace of the inputs.
+
+  return Sasrec(
+      init, train_hidden, encode, lambda params: params['item'], seen)
