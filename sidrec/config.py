@@ -163,7 +163,7 @@ def add_sasrec(config: ml_collections.ConfigDict) -> None:
   _add_sequences(config)
   config.train.update(dict(
       negatives=1024,  # Items of a step's softmax; 0: the whole catalog.
-      batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
+      batch_size=16, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
       num_epochs=40., examples='sequences'))
 
 
