@@ -3,7 +3,10 @@
     python -m sidrec.main --config=experiments/sasrec.py:amazon14-beauty \
         --workdir=runs/sasrec
 
-SASRec (arXiv 1808.09781) with a softmax over the catalog.
+SASRec (arXiv 1808.09781) with a softmax over items: those of the history and
+1,024 drawn ones that stand for the others (`train.negatives`, 0: the catalog).
+`model.seen_bias=False` is the paper's score, without what is learned of seen
+items.
 """
 
 import ml_collections

@@ -111,7 +111,7 @@ def summary(results: Mapping[str, Any], names: Sequence[str]
 
   Returns:
     name -> {'mean', 'half'}; `half` by Student's t, NaN for one seed. Beside
-    them 'minutes', the wall-clock of a seed.
+    them 'minutes' of training a seed, with its validations.
   """
   out = {}
   for name in names:
@@ -199,12 +199,23 @@ def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
 
 
 def _call(command: Sequence[str]) -> int:
-  """Runs a command that ends when this process is told to."""
+  """Runs a command that ends when this process is told to.
+
+  Returns:
+    Its status; 143 once told to, even if the command finished all the same.
+  """
+  told = []
   child = subprocess.Popen(  # pylint: disable=consider-using-with
       command, stdout=subprocess.DEVNULL)
-  kept = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+
+  def end(*_):
+    told.append(True)
+    child.terminate()
+
+  kept = signal.signal(signal.SIGTERM, end)
   try:
-    return child.wait()
+    status = child.wait()
+    return 143 if told else status
   finally:
     signal.signal(signal.SIGTERM, kept)
 

@@ -190,6 +190,8 @@ def _add_sequences(config: ml_collections.ConfigDict) -> None:
   """What next-item models share: histories of 20, selection by NDCG@10."""
   config.train.row_items = 64  # Places of a row of packed sequences.
   config.data.history_length = 20
+  config.data.history = 'positive'  # What is trained on is what is served.
+  config.data.history_vectors = 0  # Content is content: see `item_vectors`.
   config.data.item_stats = False
   config.data.cross = 'none'
   config.train.evals_per_epoch = .1
@@ -291,7 +293,7 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   Args:
     config: to change in place.
     key: for instance 'train.num_steps'.
-    value: of the key's type, or its text.
+    value: of the key's type, or its text; `/` parts the values of a tuple.
 
   Raises:
     types.InputError: unknown key, or text that does not read as the type.
@@ -310,12 +312,21 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     if isinstance(value, str) and not isinstance(old, str):
       if isinstance(old, bool):
         value = {'true': True, 'false': False}[value.lower()]
+      elif isinstance(old, tuple):
+        kind = type(old[0]) if old else str
+        value = tuple(kind(x) for x in value.split('/') if x)
       else:
         value = type(old)(value)
     node[leaf] = value
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise types.InputError(
         f'config.{key}={value}: expected {type(old).__name__}') from error
+
+
+def _has(config: ml_collections.ConfigDict, key: str) -> bool:
+  """Returns whether there is a dotted key."""
+  group, leaf = key.split('.')
+  return group in config and leaf in config[group]
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -338,6 +349,16 @@ def check(config: ml_collections.ConfigDict) -> None:
       'eval.test_users': 0,
       'checkpoint.keep': 1,
   }
+  # Of some methods only.
+  at_least |= {key: low for key, low in {
+      'train.row_items': 2, 'train.negatives': 0, 'model.dim': 1,
+      'model.num_layers': 1, 'model.num_heads': 1, 'model.head_dim': 1,
+      'model.hidden': 1, 'model.dropout': 0, 'model.num_user_tokens': 0,
+      **{f'{phase}.{name}': low for phase in ('tokenizer_train', 'collaborative')
+         for name, low in (('num_steps', 1), ('batch_size', 1),
+                           ('learning_rate', 0), ('weight_decay', 0))},
+      'collaborative.row_items': 2, 'collaborative.negatives': 0,
+      'tokenizer_train.tend_epochs': 0}.items() if _has(config, key)}
   for key, low in at_least.items():
     node = config
     for part in key.split('.'):

@@ -185,8 +185,11 @@ def start(run: Run) -> tuple[types.TrainState, int]:
   key = rng.stream(run.seed, 'init')
   latest = run.checkpointer.latest_step()
   if latest is None:
+    began = time.perf_counter()
     state = run.mapped.to_host(init(key, run.dataset.catalog))
-    return run.mapped.place(_hooks(run, state, run.method.phases[:1], 0)[0]), 0
+    state = run.mapped.place(_hooks(run, state, run.method.phases[:1], 0)[0])
+    run.progress.seconds += time.perf_counter() - began
+    return state, 0
   shapes = jax.eval_shape(init, key, run.dataset.catalog)
   state, host = run.checkpointer.restore(latest, shapes)
   run.progress = Progress(**host)

@@ -8,6 +8,7 @@ import pytest
 
 from sidrec import evaluate
 from sidrec import train
+from sidrec import types
 from sidrec.data import pipeline
 from sidrec.evaluate import code_report
 from tests import tiny_run
@@ -38,6 +39,13 @@ def test_stops_at_borders_of_phases_change_nothing(
   train.train_and_evaluate(tiny_run.config('letter'), str(tmp_path))
   assert tiny_run.lines(tmp_path) == tiny_run.lines(letter)
   assert tiny_run.results(tmp_path) == tiny_run.results(letter)
+
+
+def test_folders_are_told_apart():
+  assert code_report.names(['a/tiger', 'b/letter']) == ['tiger', 'letter']
+  assert code_report.names(['a/tiger', 'b/tiger/']) == ['a/tiger', 'b/tiger']
+  with pytest.raises(types.InputError, match='twice'):
+    code_report.names(['a/tiger', 'a/tiger'])
 
 
 def test_the_codes_of_a_run_are_described(letter, tmp_path):

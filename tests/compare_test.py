@@ -82,10 +82,12 @@ def test_minutes_are_of_a_seed():
   assert '| minutes |' in compare.markdown({'one': got}, 'head', ['a'])
 
 
-def test_a_terminated_comparison_ends_its_run(tmp_path):
+@pytest.mark.parametrize('status', [143, 0])
+def test_a_terminated_comparison_ends_its_run(tmp_path, status):
+  # Status 0: the run was at its end already.
   mark = tmp_path / 'mark'
   child = (f"import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: "
-           f"(open({str(mark)!r}, 'w').close(), sys.exit(143)))\n"
+           f"(open({str(mark)!r}, 'w').close(), sys.exit({status})))\n"
            f"print('ready', file=sys.stderr, flush=True)\ntime.sleep(60)")
   parent = ('import sys\nfrom sidrec import compare\n'
             f'sys.exit(compare._call([sys.executable, "-c", {child!r}]))')

@@ -110,6 +110,30 @@ def test_set_key_names_what_is_wrong(key, value, message):
   assert message in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_slash_parts_the_values_of_a_tuple():
+  config = tiny_run.config('tiger')
+  config_lib.set_key(config, 'tokenizer.hidden', '64/32')
+  assert config.tokenizer.hidden == (64, 32)
+  config = tiny_run.config('category_codes')
+  config_lib.set_key(config, 'tokenizer.fields', 'leaf/brand')
+  assert config.tokenizer.fields == ('leaf', 'brand')
+  with pytest.raises(types.InputError, match='expected tuple'):
+    config_lib.set_key(tiny_run.config('tiger'), 'tokenizer.hidden', 'x')
+
+
+@pytest.mark.parametrize('key, value', [
+    ('tokenizer_train.batch_size', 0), ('tokenizer_train.num_steps', 0),
+    ('collaborative.num_steps', 0), ('collaborative.negatives', -1),
+    ('model.num_heads', 0), ('model.dropout', -.1), ('train.row_items', 1)])
+def test_check_names_the_keys_that_only_some_methods_have(key, value):
+  config = tiny_run.config('letter')
+  config_lib.check(config)
+  config_lib.set_key(config, key, value)
+  with pytest.raises(types.InputError, match=f'config.{key}=') as error:
+    config_lib.check(config)
+  assert '\n' not in str(error.value)
+
+
 def test_apply_goes_from_data_to_words():
   per_data = {'shop': {'train.num_steps': 1, 'train.batch_size': 2, 'seed': 3}}
   runlocal = {'train.batch_size': 4, 'train.log_every': 5}

@@ -327,7 +327,11 @@ def _trained_entropies(x):
     params, state = step(params, state, x[rng.integers(0, len(x), 128)])
   codebook, _ = tokenizer.refresh(
       jax.tree.map(np.asarray, params), codebook, x)
-  found = diagnostics.report(codebook['codes'], tokenizer.codebook_sizes)
+  return diagnostics.report(
+      codebook['codes'], tokenizer.codebook_sizes, vectors=x)
+
+
+def _entropies(found):
   return [found[f'tokenizer/entropy@{level}'] for level in (1, 2, 3)]
 
 
@@ -337,10 +341,10 @@ def test_vectors_of_length_one_are_refused_for_they_collapse(monkeypatch):
     _trained_entropies(unit)
   assert '\n' not in str(error.value)
   healthy = _trained_entropies(standard)
-  assert min(healthy) > 2.  # Of log 16 = 2.77 nats.
-  diagnostics.check_collapse(healthy, 1.)
+  assert min(_entropies(healthy)) > 2.  # Of log 16 = 2.77 nats.
+  diagnostics.check_collapse(healthy, (16,) * 3, 1.)
   monkeypatch.setattr(base, 'check_scale', lambda x: None)
   collapsed = _trained_entropies(unit)
-  assert max(collapsed) < .5
+  assert max(_entropies(collapsed)) < .5
   with pytest.raises(types.InputError, match='level 1 has collapsed'):
-    diagnostics.check_collapse(collapsed, 1.)
+    diagnostics.check_collapse(collapsed, (16,) * 3, 1.)

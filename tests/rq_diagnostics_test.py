@@ -6,6 +6,7 @@ from scipy import stats
 
 from sidrec import types
 from sidrec.tokenizers import diagnostics
+from sidrec.tokenizers import kmeans
 
 V, L, K, D = 120, 3, 6, 5
 SIZES = (K,) * L
@@ -129,13 +130,45 @@ def test_churn_and_reconstruction():
     diagnostics.report(codes, SIZES, previous=previous[:3])
 
 
+def _entropies(*entropies, left=(.8, .5, .3)):
+  return {f'tokenizer/{name}@{level}': value
+          for name, values in (('entropy', entropies), ('unexplained', left))
+          for level, value in enumerate(values, 1)}
+
+
 def test_collapse_is_told_in_one_line():
-  diagnostics.check_collapse([2., 1.5, 1.2], 1.)
+  sizes = (256,) * 3
+  diagnostics.check_collapse(_entropies(2., 1.5, 1.2), sizes, 1.)
   with pytest.raises(types.InputError, match='level 2 has collapsed') as error:
-    diagnostics.check_collapse([2., .4, .1], 1.)
+    diagnostics.check_collapse(_entropies(2., .4, .1), sizes, 1.)
   assert '\n' not in str(error.value)
   with pytest.raises(types.InputError, match='level 1'):
-    diagnostics.check_collapse([float('nan')], 1.)
+    diagnostics.check_collapse(_entropies(float('nan')), (256,), 1.)
+
+
+def test_levels_without_work_have_not_collapsed():
+  found = _entropies(5.3, 1.2, 0., left=(.2, .001, 0.))
+  diagnostics.check_collapse(found, (256,) * 3, 1.)
+  with pytest.raises(types.InputError, match='level 3'):
+    diagnostics.check_collapse(
+        found | {'tokenizer/unexplained@2': .1}, (256,) * 3, 1.)
+  diagnostics.check_collapse(_entropies(.6), (2,), 1.)  # Of log 2 = .69.
+  with pytest.raises(types.InputError, match='level 1'):
+    diagnostics.check_collapse(_entropies(.3), (2,), 1.)
+
+
+@pytest.mark.parametrize('num_items', [100, 300])
+def test_a_small_catalog_has_not_collapsed(num_items):
+  x = np.random.default_rng(0).normal(size=(num_items, 16)).astype(np.float32)
+  codes, left = [], x.copy()
+  for level in range(3):
+    labels, book = kmeans.lloyd(level, left, 64, num_steps=10)
+    kmeans.subtract(left, labels, book)
+    codes.append(labels)
+  sizes = (64,) * 3
+  diagnostics.check_collapse(
+      diagnostics.report(np.stack(codes, 1), sizes, vectors=x), sizes, 1.)
+
 
 
 @pytest.mark.parametrize('num', [1, 3])

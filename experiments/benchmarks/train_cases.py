@@ -226,6 +226,8 @@ def _config(s: Settings, generator: str) -> ml_collections.ConfigDict:
   config_lib.add_generator(config)
   config.tokenizer = config_lib.residual_tokenizer('rqvae')
   config.model.name = generator
+  config.train.examples = (
+      'sequences' if generator == 'decoder' else 'positives')
   config.model.dtype = s.dtype
   with config.unlocked():
     config.model.update(dict(s.model))

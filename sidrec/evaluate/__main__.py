@@ -4,7 +4,6 @@
 """
 
 import argparse
-import os
 import sys
 
 from sidrec import types
@@ -23,16 +22,16 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--output', default='.', help='folder to write to')
   args = parser.parse_args(argv)
   try:
-    runs = {os.path.basename(os.path.abspath(path)): loaded.load(path)
-            for path in args.workdirs}
+    runs = {name: loaded.load(path) for name, path in zip(
+        code_report.names(args.workdirs), args.workdirs)}
     found = code_report.write(runs, args.output)
   except types.InputError as error:
     print(f'sidrec: {error}', file=sys.stderr)
     return 2
-  names = list(dict.fromkeys(k for x in found.values() for k in x))
+  keys = list(dict.fromkeys(k for x in found.values() for k in x))
   print(writers.table(
       [{'': name.removeprefix('tokenizer/'),
-        **{run: x.get(name) for run, x in found.items()}} for name in names],
+        **{run: x.get(name) for run, x in found.items()}} for name in keys],
       ['', *found]))
   return 0
 

@@ -21,6 +21,20 @@ _PANELS = {
     'variance that prefixes leave': 'unexplained'}
 
 
+def names(folders: Sequence[str]) -> list[str]:
+  """Returns as many last parts of each path as tell them all apart.
+
+  Raises:
+    types.InputError: a folder stands there twice.
+  """
+  parts = [os.path.abspath(folder).split(os.sep) for folder in folders]
+  for depth in range(1, max(map(len, parts), default=0) + 1):
+    found = ['/'.join(part[-depth:]) for part in parts]
+    if len(set(found)) == len(found):
+      return found
+  raise types.InputError(f'the same folder twice: {" ".join(folders)}')
+
+
 def describe(run: loaded.Loaded, previous: np.ndarray | None = None
              ) -> dict[str, float]:
   """Computes `diagnostics.report` of a run with all that its data allow.

@@ -98,19 +98,32 @@ def make(
 
 def _parts(config: ml_collections.ConfigDict, data: types.DataSpec) -> Parts:
   settings = config.tokenizer.copy_and_resolve_references()
-  tokenizer = tokenizers.get(settings.name).make(settings, data)
+  try:
+    tokenizer = tokenizers.get(settings.name).make(settings, data)
+  except (AttributeError, KeyError) as error:
+    raise types.InputError(
+        f'tokenizer.name={settings.name}: needs settings that are not there '
+        f'({str(error).splitlines()[0]}); start from the experiment of that '
+        'tokenizer') from error
   sizes = tokenizer.codebook_sizes
+  collisions.check(settings, tokenizer)
   if settings.collisions == 'suffix':
     sizes = (*sizes, settings.suffix_size)
   if config.model.name not in GENERATORS:
     raise types.InputError(
         f'config.model.name={config.model.name!r}: one of '
         f'{", ".join(GENERATORS)}')
+  generator = GENERATORS[config.model.name](config.model, sizes)
+  expected = 'sequences' if generator.packed else 'positives'
+  if config.train.examples != expected:
+    raise types.InputError(
+        f'config.model.name={config.model.name} learns from {expected}, '
+        f'config.train.examples={config.train.examples}: put the word '
+        f'`decoder` behind the colon, or leave it out')
   collaborative = None
   if 'collaborative' in config:
     collaborative = sasrec.make(config.collaborative.model, data.num_items)
-  return Parts(config, data, tokenizer, GENERATORS[config.model.name](
-      config.model, sizes), collaborative, sizes)
+  return Parts(config, data, tokenizer, generator, collaborative, sizes)
 
 
 def _generator_stream(parts: Parts) -> dict[str, types.StreamSpec]:
@@ -287,7 +300,8 @@ def assign(parts: Parts, state: types.TrainState, catalog: types.Catalog,
   vectors = _vectors(parts, state, catalog)
   own, codebook, metrics = (
       state.params['tokenizer'], state.codebook['tokenizer'], {})
-  if tokenizer.refresh is not None:
+  # What is only fitted has its codes: balanced ones would not come out again.
+  if tokenizer.loss is not None and tokenizer.refresh is not None:
     codebook, metrics = tokenizer.refresh(own, codebook, vectors)
   plain = np.asarray(tokenizer.codes(codebook))
   last = {}
@@ -302,8 +316,7 @@ def assign(parts: Parts, state: types.TrainState, catalog: types.Catalog,
   report = diagnostics.report(
       plain, tokenizer.codebook_sizes, vectors=vectors, reconstruction=decoded)
   diagnostics.check_collapse(
-      [report[f'tokenizer/entropy@{level + 1}']
-       for level in range(plain.shape[1])], settings.least_entropy)
+      report, tokenizer.codebook_sizes, settings.least_entropy)
   return state.replace(codebook={
       **state.codebook, 'tokenizer': codebook,
       'codes': codes.astype(np.int32)}), {

@@ -41,7 +41,7 @@ def sasrec_phase(
     model: the pure functions.
     config: a sub-tree with what `base.adamw` reads, `batch_size`, `row_items`
       and `negatives`: items of a step that the softmax runs over, drawn
-      uniformly; 0 = the whole catalog.
+      uniformly; 0, or as many as there are, = the whole catalog.
     num_steps: length.
     **kwargs: further fields of the phase.
   """
@@ -81,7 +81,7 @@ def _sasrec_loss(
   table, bias = model.table(own), model.seen(own)
   label, item = batch.item[:, 1:], batch.item[:, :-1]
   num_items, other = table.shape[0], jnp.arange(table.shape[0])
-  if negatives:
+  if 0 < negatives < num_items:
     other = jax.random.randint(
         rng.stream(key, 'negatives'), (negatives,), 0, num_items)
   seen = _seen(item, batch.segment[:, :-1])

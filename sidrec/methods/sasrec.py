@@ -1,7 +1,8 @@
 """SASRec: self-attention over item ids, the whole catalog scored at once.
 
 Paper: arXiv 1808.09781. The ID-based retriever that codes are compared with,
-trained with a softmax over items instead of one sampled negative.
+trained with a softmax over items instead of one sampled negative
+(`next_item`).
 """
 
 import functools

@@ -1,6 +1,6 @@
 """Attention and what stands around it, as plain functions of arrays."""
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,24 @@ from sidrec import rng
 from sidrec import types
 
 _MASKED = -1e9  # Finite: a row with nothing to attend to stays finite.
+
+
+def check(config: Any) -> None:
+  """Refuses settings that no stack of attention can have.
+
+  Args:
+    config: with `dropout` and, where activations have a choice, `dtype`.
+
+  Raises:
+    types.InputError: naming the setting.
+  """
+  if not 0 <= config.dropout < 1:
+    raise types.InputError(
+        f'config.model.dropout={config.dropout}: must be at least 0 and under 1')
+  dtype = getattr(config, 'dtype', 'float32')
+  if dtype not in ('float32', 'bfloat16'):
+    raise types.InputError(
+        f'config.model.dtype={dtype!r}: one of float32, bfloat16')
 
 
 def kernel(key: jax.Array, shape: Sequence[int], std: float) -> jax.Array:

@@ -28,7 +28,15 @@ def make(config: Any, codebook_sizes: Sequence[int]) -> generator.Generator:
     config: dim, num_layers, num_heads, head_dim, hidden, dropout and dtype
       ('float32' or 'bfloat16', of activations).
     codebook_sizes: K_1, ..., K_T.
+
+  Raises:
+    types.InputError: as `attention.check`, or an odd width of the heads.
   """
+  attention.check(config)
+  if config.head_dim % 2:
+    raise types.InputError(
+        f'config.model.head_dim={config.head_dim}: must be even, positions '
+        'turn pairs of numbers')
   sizes = causal.Sizes(config.dim, config.num_layers, config.num_heads,
                        config.head_dim, config.hidden, config.dropout)
   bind = lambda fn: functools.partial(

@@ -45,8 +45,10 @@ def make(config: Any, num_items: int) -> Sasrec:
     num_items: V.
 
   Raises:
-    types.InputError: heads that do not divide the width evenly.
+    types.InputError: heads that do not divide the width evenly; as
+      `attention.check`.
   """
+  attention.check(config)
   if config.dim % (2 * config.num_heads):
     raise types.InputError(
         f'config.model.num_heads={config.num_heads}: dim {config.dim} must be '

@@ -45,7 +45,11 @@ def make(config: Any, codebook_sizes: Sequence[int]) -> generator.Generator:
       dropout, num_user_tokens (user ids are hashed to so many; 0 = no user
       token) and dtype ('float32' or 'bfloat16', of activations).
     codebook_sizes: K_1, ..., K_T.
+
+  Raises:
+    types.InputError: as `attention.check`.
   """
+  attention.check(config)
   sizes = Sizes(
       config.dim, config.num_layers, config.num_heads, config.head_dim,
       config.hidden, config.dropout, config.num_user_tokens,

@@ -17,15 +17,17 @@ Rules:
 All are deterministic: order is by popularity, then by id.
 """
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 from scipy import special
 
 from sidrec import types
 from sidrec.tokenizers import balance
+from sidrec.tokenizers import base
 
 RULES = ('none', 'suffix', 'sinkhorn', 'capacity')
+_BY_CODEWORDS = ('sinkhorn', 'capacity')
 _EPSILON = .003  # LETTER's, on distances scaled to [-1, 1].
 _SINKHORN_STEPS = 50
 _CHUNK = 1 << 22  # Entries [G, n, K] that one Sinkhorn call holds.
@@ -60,6 +62,25 @@ def _ranks(group: np.ndarray, priority: np.ndarray) -> np.ndarray:
   rank = np.empty(len(group), np.int64)
   rank[order] = np.arange(len(group)) - np.searchsorted(ordered, ordered)
   return rank
+
+
+def check(settings: Any, tokenizer: base.Tokenizer) -> None:
+  """Refuses what `resolve` would refuse, before anything is trained.
+
+  Args:
+    settings: with `collisions`, the rule, and `suffix_size`.
+    tokenizer: whose codes they are.
+
+  Raises:
+    types.InputError: unknown rule, one that needs codewords of a tokenizer
+      without, or a suffix of no codes.
+  """
+  base.check_choice(settings, 'collisions', RULES)
+  base.check_range(settings, 'suffix_size', 1)
+  if settings.collisions in _BY_CODEWORDS and tokenizer.last_level is None:
+    raise types.InputError(
+        f'tokenizer.collisions: {settings.collisions} needs codewords, which '
+        'this tokenizer has not; choose suffix.')
 
 
 def resolve(
@@ -102,7 +123,7 @@ def resolve(
   sizes = tuple(int(size) for size in sizes)
   popularity = (np.zeros(len(codes)) if popularity is None
                 else np.asarray(popularity, np.float64))
-  if rule in ('sinkhorn', 'capacity'):
+  if rule in _BY_CODEWORDS:
     if residual is None or book is None:
       raise types.InputError(
           f'tokenizer.collisions: {rule} needs codewords, which this '

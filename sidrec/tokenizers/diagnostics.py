@@ -4,7 +4,7 @@ The hourglass of residual quantizers (arXiv 2407.21488) shows as a middle level
 of low entropy and high Gini; `prune_top_tokens` is that paper's cure.
 """
 
-from typing import NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -16,6 +16,7 @@ from sidrec.tokenizers import collisions
 _SAMPLE = 2000  # Items whose embedding neighbours are looked up.
 _CHUNK = 256  # Of them at a time.
 _NUM_NEIGHBOURS = 10
+_EXPLAINED = .01  # Share of the variance below which a level has no work.
 
 
 class Pruned(NamedTuple):
@@ -48,8 +49,7 @@ def report(
       -1 = none.
     category: [V] integer category of each item, -1 = unknown.
     previous: [V, L] codes to compare with.
-    reconstruction: [V, D] the vectors as decoded from the codes; needs
-      `vectors`.
+    reconstruction: [V, D] vectors decoded from the codes; needs `vectors`.
     seed: of the sample of items whose embedding neighbours are looked up.
 
   Returns:
@@ -59,13 +59,11 @@ def report(
     themselves; 'paths' distinct tuples over possible ones, 'largest_group'
     items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
     an item and one of its 10 nearest by cosine that share a prefix of length
-    l, and 'unexplained@l', the variance of the vectors around the mean of
-    their prefix over the whole: what the best decoder of l codes would miss;
-    with `neighbours`: 'taken_prefix@l', the same; with `category`:
+    l, 'unexplained@l', the variance around the means of prefixes over all of
+    it; with `neighbours`: 'taken_prefix@l', as near; with `category`:
     'purity@l' share of items in the largest category of their prefix; with
-    `previous`: 'churn' and 'churn@l'; with `reconstruction`:
-    'reconstruction', squared error over the variance of the vectors. All
-    begin with 'tokenizer/'.
+    `previous`: 'churn', 'churn@l'; with `reconstruction`: 'reconstruction',
+    squared error over the variance. All begin with 'tokenizer/'.
 
   Raises:
     types.InputError: as `metrics.code_statistics`.
@@ -250,23 +248,34 @@ def _scatter(x: np.ndarray) -> float:
   return float(np.sum(np.square(x - mean[None]), dtype=np.float64))
 
 
-def check_collapse(entropies: Sequence[float], limit: float) -> None:
+def check_collapse(
+    found: Mapping[str, float], sizes: Sequence[int], limit: float) -> None:
   """Refuses codes that have collapsed onto a few.
 
+  A level that has next to nothing left to code is not asked: in a small
+  catalog the first ones name every item.
+
   Args:
-    entropies: nats of each level's use ('tokenizer/entropy@l').
-    limit: the least that is allowed.
+    found: of `report` with `vectors`.
+    sizes: codes of each level.
+    limit: the least entropy of a level that is allowed, in nats; of small
+      levels half of what they can have.
 
   Raises:
     types.InputError: naming the first level below the limit.
   """
-  for level, entropy in enumerate(entropies, 1):
-    if not entropy >= limit:  # NaN is no entropy either.
+  for level, size in enumerate(sizes, 1):
+    if level > 1 and found[f'tokenizer/unexplained@{level - 1}'] < _EXPLAINED:
+      return
+    entropy = found[f'tokenizer/entropy@{level}']
+    least = min(limit, .5 * np.log(size))
+    if not entropy >= least:  # NaN is no entropy either.
       raise types.InputError(
           f'tokenizer: level {level} has collapsed: {entropy:.3g} nats, about '
-          f'{np.exp(entropy):.3g} codes in use, at least {limit:.3g} nats are '
-          'asked for; standardize the item vectors, lower '
-          'tokenizer.commitment, or set tokenizer.revive.')
+          f'{np.exp(entropy):.3g} codes in use, at least {least:.3g} nats are '
+          'asked for (tokenizer.least_entropy); items too much alike, or a '
+          'quantizer gone wrong: try a smaller tokenizer.codebook_size, a '
+          'lower tokenizer.commitment, tokenizer.revive.')
 
 
 def prune_top_tokens(codes: types.Array, level: int, num: int) -> Pruned:

@@ -9,7 +9,10 @@ means of
 e_+ is another codeword, drawn from the cluster of q_i; clusters of codewords
 are found again between epochs, of bounded size. zhat is straight through, so
 L_cf moves the encoder and no codeword. The weights are those of the authors'
-code, which takes means where the paper has sums.
+code, which takes means where the paper has sums. Other than there, to save
+time: the clusters are found again every `tokenizer_train.tend_epochs` epochs
+(there every one), the k-means start is one (there the best of ten), and the
+learning rate falls and gradients are clipped as everywhere here.
 """
 
 import functools

@@ -1,0 +1,101 @@
+"""What methods that write codes are given: data, settings, fitted codes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sidrec import data
+from sidrec import methods
+from sidrec import types
+from sidrec.methods import base
+from sidrec.methods import generative
+from sidrec.methods import item_vectors
+from tests import data_tables
+from tests import tiny_run
+
+
+def _method(config, dataset):
+  return methods.get(config.method).make(config, dataset.spec, 10)
+
+
+@pytest.fixture(name='dataset', scope='module')
+def _dataset():
+  config = tiny_run.config('tiger')
+  return data.load(config.data, config.data.seed)
+
+
+@pytest.mark.parametrize('name, changes, message', [
+    ('tiger', {'model__name': 'decoder'}, 'the word `decoder`'),
+    ('tiger', {'model__name': 't6'}, 'model.name'),
+    ('tiger', {'model__dtype': 'float99'}, 'model.dtype'),
+    ('tiger', {'model__dropout': 1.}, 'model.dropout'),
+    ('tiger', {'tokenizer__name': 'letter'}, 'tokenizer.name=letter'),
+    ('rqkmeans', {'tokenizer__name': 'rqvae'}, 'tokenizer.name=rqvae'),
+    ('tiger', {'tokenizer__collisions': 'sufix'}, 'tokenizer.collisions'),
+    ('tiger', {'tokenizer__suffix_size': 0}, 'tokenizer.suffix_size'),
+    ('pq', {'tokenizer__collisions': 'capacity'}, 'choose suffix'),
+    ('sasrec', {'model__dropout': 1.5}, 'model.dropout'),
+])
+def test_bad_settings_are_refused_before_training(
+    dataset, name, changes, message):
+  config = tiny_run.config(name, **changes)
+  with pytest.raises(types.InputError, match=message) as error:
+    _method(config, dataset)
+  assert '\n' not in str(error.value)
+
+
+def test_an_odd_head_of_the_decoder_is_refused(dataset):
+  config = tiny_run.experiment('tiger').get_config('decoder')
+  config.model.head_dim = 5
+  config.tokenizer.codebook_size = 8
+  with pytest.raises(types.InputError, match='model.head_dim=5'):
+    _method(config, dataset)
+
+
+@pytest.mark.parametrize('name', ['sasrec', 'tiger'])
+def test_served_histories_are_what_was_trained_on(name):
+  config = tiny_run.config(name)
+  dataset = data.load(config.data, config.data.seed)
+  assert dataset.has_negatives
+  events = dataset.examples('test', 'targets')
+  none = np.zeros((len(events), 0), np.float32)
+  batch = dataset.assemble(events, none.astype(np.int32), none)
+  found = 0
+  for row, event in enumerate(events):
+    own = np.flatnonzero(
+        (dataset.event_user == dataset.event_user[event])
+        & (dataset.event_time < dataset.event_time[event])
+        & (dataset.event_label > 0))
+    got = batch.history[row][batch.history_mask[row] > 0]
+    want = dataset.event_item[own][-config.data.history_length:]
+    np.testing.assert_array_equal(got, want)
+    found += len(want)
+  assert found > 50
+
+
+def test_a_log_with_histories_is_coded_by_what_items_are(tmp_path):
+  data_tables.write(tmp_path, data_tables.small())
+  config = tiny_run.config('rqkmeans', data__dir=str(tmp_path))
+  dataset = data.load(config.data, config.data.seed)
+  spec = dataset.spec.items
+  assert not spec.num_dims and spec.num_values
+  assert item_vectors.width(spec) == (
+      2 * item_vectors.FIELD_DIM + spec.num_values)
+
+
+@pytest.mark.parametrize('balance', ['none', 'greedy', 'prices'])
+def test_fitted_codes_are_those_that_are_used(dataset, balance):
+  config = tiny_run.config(
+      'rqkmeans', tokenizer__balance=balance, tokenizer__collisions='none',
+      tokenizer__least_entropy=0.)
+  method = _method(config, dataset)
+  parts = generative._parts(config, dataset.spec)
+  state = base.init_state(method, jax.random.key(0), dataset.catalog)
+  fitted, _ = generative.fit(parts, state, dataset.catalog, 3)
+  done, found = generative.assign(parts, fitted, dataset.catalog, 3)
+  np.testing.assert_array_equal(
+      done.codebook['codes'], fitted.codebook['tokenizer']['codes'])
+  assert 0 < found['tokenizer/reconstruction'] < 1
+  json.dumps(found)
