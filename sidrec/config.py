@@ -164,7 +164,7 @@ def add_sasrec(config: ml_collections.ConfigDict) -> None:
   config.train.update(dict(
       negatives=1024,  # Items of a step's softmax; 0: the whole catalog.
       batch_size=16, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
-      num_epochs=40., examples='sequences'))
+      num_epochs=30., examples='sequences'))
 
 
 def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
@@ -183,7 +183,7 @@ def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
 
 def _sasrec_model() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(dict(
-      dim=64, num_layers=2, num_heads=2, dropout=.3, seen_bias=True))
+      dim=128, num_layers=2, num_heads=2, dropout=.3, seen_bias=True))
 
 
 def _add_sequences(config: ml_collections.ConfigDict) -> None:

@@ -1,7 +1,7 @@
 """Training of Cornac's models that ends by the clock, not by epochs.
 
-An optimizer step after the deadline raises; whatever state the model has then
-stays usable. The best state of a few validations is kept.
+An optimizer step after the end raises; whatever state the model has then stays
+usable. The best state of a few validations is kept.
 """
 
 import contextlib
@@ -22,17 +22,17 @@ class TimeUp(Exception):
 
 
 @contextlib.contextmanager
-def until(deadline: float, before_step: Callable[[Any], None] | None = None
-          ) -> Iterator[None]:
-  """Ends what runs inside at the first optimizer step after the deadline.
+def until(is_over: Callable[[], bool],
+          before_step: Callable[[Any], None] | None = None) -> Iterator[None]:
+  """Ends what runs inside at the first optimizer step when the time is over.
 
   Args:
-    deadline: in the time of `time.perf_counter`.
+    is_over: asked before each step.
     before_step: called with the optimizer before each step.
   """
   def hook(optimizer, args, kwargs):
     del args, kwargs
-    if time.perf_counter() >= deadline:
+    if is_over():
       raise TimeUp
     if before_step is not None:
       before_step(optimizer)
@@ -47,35 +47,36 @@ def until(deadline: float, before_step: Callable[[Any], None] | None = None
 
 
 class Keeper:
-  """Trains a model's torch module until a deadline, keeping the best state.
+  """Trains a model's torch module for a time, keeping the best state.
+
+  The clock stands still while the model is validated.
 
   Attributes:
     steps: optimizer steps done.
-    curve: (seconds, NDCG@10 on validation users) of each look.
+    curve: (seconds of training, NDCG@10 on validation users) of each look.
   """
 
   def __init__(self, model: Any, judge: Callable[[Any], float],
-               deadline: float, looks: int, cosine: bool):
+               seconds: float, looks: int, cosine: bool):
     """Begins the budget of the last stage of training.
 
     Args:
       model: a Cornac model; its module is `model.model`.
       judge: model -> what is to be as large as can be.
-      deadline: see `until`.
+      seconds: to train.
       looks: validations, at even times.
       cosine: whether the learning rate falls to 0, after a warm-up of a
         hundredth, over what is left.
     """
     self._model, self._judge = model, judge
-    self._began, self._deadline = time.perf_counter(), deadline
+    self._began, self._seconds = time.perf_counter(), seconds
     self._looks, self._cosine = looks, cosine
     self._best, self._state = -math.inf, None
     self.steps, self.curve = 0, []
 
   def _part(self) -> float:
     """Returns the share of the time that has gone."""
-    return (time.perf_counter() - self._began) / max(
-        self._deadline - self._began, 1e-9)
+    return (time.perf_counter() - self._began) / max(self._seconds, 1e-9)
 
   def _before_step(self, optimizer: Any) -> None:
     if self.steps and self._part() * self._looks >= len(self.curve) + 1:
@@ -90,8 +91,10 @@ class Keeper:
     self.steps += 1
 
   def _look(self) -> None:
+    now = time.perf_counter()
     value = self._judge(self._model)
-    self.curve.append((time.perf_counter() - self._began, value))
+    self.curve.append((now - self._began, value))
+    self._began += time.perf_counter() - now
     if value > self._best:
       self._best = value
       self._state = {name: x.detach().clone() for name, x in
@@ -100,7 +103,7 @@ class Keeper:
 
   def run(self, fit: Callable[[], Any]) -> None:
     """Calls `fit`, and leaves the model in its best state."""
-    with until(self._deadline, self._before_step):
+    with until(lambda: self._part() >= 1, self._before_step):
       fit()
     self._look()
     self._model.model.load_state_dict(self._state)
@@ -114,7 +117,7 @@ def timed(kind: type[Any], budget: 'Budget') -> type[Any]:
 
     def _fit_rqvae(self, *args):
       share = TOKENIZER + bool(self.cf_weight) * COLLABORATIVE
-      with until(budget.began + share * budget.seconds):
+      with until(lambda: budget.spent() >= share):
         super()._fit_rqvae(*args)
 
     def _fit_seq2seq(self, *args):
@@ -131,8 +134,13 @@ class Budget:
     self.began, self.seconds = time.perf_counter(), seconds
     self.judge, self.looks, self.keeper = judge, looks, None
 
+  def spent(self) -> float:
+    """Returns the share that the stages before the last have used."""
+    return (time.perf_counter() - self.began) / self.seconds
+
   def keep(self, model: Any, fit: Callable[[], Any]) -> None:
     """Runs the last stage of `model`."""
-    self.keeper = Keeper(model, self.judge, self.began + self.seconds,
-                         self.looks, isinstance(model, cornac_models.LETTER))
+    left = self.seconds * (1 - self.spent())
+    self.keeper = Keeper(model, self.judge, left, self.looks,
+                         isinstance(model, cornac_models.LETTER))
     self.keeper.run(fit)

@@ -19,6 +19,9 @@ from sidrec.models import attention
 from sidrec.models import causal
 
 
+_STD = .02  # Of new item vectors: an item never trained on scores about 0.
+
+
 class Sasrec(NamedTuple):
   """Pure functions.
 
@@ -60,8 +63,7 @@ def make(config: Any, num_items: int) -> Sasrec:
   def init(key: jax.Array) -> types.PyTree:
     return {'trunk': causal.init(rng.stream(key, 'trunk'), sizes),
             'item': attention.kernel(
-                rng.stream(key, 'item'), (num_items, sizes.dim),
-                sizes.dim ** -.5),
+                rng.stream(key, 'item'), (num_items, sizes.dim), _STD),
             'seen': jnp.zeros(())}
 
   def inputs(params, item, valid):
