@@ -175,8 +175,8 @@ def add_collaborative(config: ml_collections.ConfigDict, dim: int) -> None:
     dim: width of the table.
   """
   config.collaborative = ml_collections.ConfigDict(dict(
-      model=_sasrec_model(), num_steps=2000, negatives=1024, row_items=64,
-      batch_size=32, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
+      model=_sasrec_model(), num_steps=1500, negatives=1024, row_items=64,
+      batch_size=16, learning_rate=1e-3, weight_decay=.01, warmup_steps=100,
       clip_norm=1.))
   config.collaborative.model.dim = dim
 
