@@ -46,6 +46,17 @@ def test_bad_settings_are_refused_before_training(
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('key', ['num_levels', 'codebook_size'])
+@pytest.mark.parametrize('name', [
+    'tiger', 'cost', 'letter', 'rqkmeans', 'pq', 'random_codes',
+    'category_codes'])
+def test_codes_without_levels_or_entries_are_refused(dataset, name, key):
+  config = tiny_run.config(name, **{f'tokenizer__{key}': 0})
+  with pytest.raises(types.InputError, match=f'tokenizer.{key}') as error:
+    _method(config, dataset)
+  assert '\n' not in str(error.value)
+
+
 def test_an_odd_head_of_the_decoder_is_refused(dataset):
   config = tiny_run.experiment('tiger').get_config('decoder')
   config.model.head_dim = 5
