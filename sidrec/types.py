@@ -86,14 +86,16 @@ class FeatureSpec:
 class FeatureTable:
   """Encoded features of R rows (items, or requests).
 
+  A kind of which there is no column is None, not an array of no width.
+
   ids: [R, slots] int32 rows of the joint vocabulary, 0 = missing or padding.
   values: [R, values] float32 standardized numbers; a missing number is 0 and
     its indicator column (one a numeric field) is 1.
   vectors: [R, dims] float32, for instance sentence embeddings.
   """
-  ids: Array
-  values: Array
-  vectors: Array
+  ids: Array | None = None
+  values: Array | None = None
+  vectors: Array | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -102,9 +104,12 @@ class Catalog:
 
   features: item-static features, V rows.
   popularity: [V] float32, positive events of the training split.
+  vectors: [V, D] float32 content vectors, standardized a dimension, which
+    content tokenizers read; None where nothing is said of the items.
   """
   features: FeatureTable
   popularity: Array
+  vectors: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +118,7 @@ class DataSpec:
 
   has_negatives: False where every event of the log is a positive; ranking
     rows then need sampled negatives.
+  vector_dim: D of `Catalog.vectors`; 0 where there are none.
   """
   num_items: int
   num_users: int
@@ -122,6 +128,35 @@ class DataSpec:
   num_actions: int
   history_length: int
   has_negatives: bool = True
+  vector_dim: int = 0
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
+class Sequence:
+  """B rows of S places: what users did, oldest first.
+
+  The one form of sequences: what generators and item models learn from, the
+  histories of requests (newest last, padding in front), whole logs of users.
+
+  row: [B] int32 index of the row in the global batch (keys of per-row noise).
+  user: [B, S] int32 in [0, U]; U is the unknown user, and of no place.
+  item: [B, S] int32 in [0, V), 0 where nothing is.
+  action: [B, S] int32 what the user did with it, in [0, num_actions).
+  time: [B, S] int32 seconds since the log began (positions where its times
+    are positions), 0 before it.
+  segment: [B, S] int32 which sequence of the row, from 1; 0 = nothing.
+  label: [B, S] float32 in {0, 1}.
+  target: [B, S] float32, 1 = to be predicted from what stands before it in its
+    segment, 0 = only read.
+  """
+  row: Array
+  user: Array
+  item: Array
+  action: Array
+  time: Array
+  segment: Array
+  label: Array
+  target: Array
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -130,25 +165,22 @@ class Batch:
 
   row: [B] int32 index of the row in the global batch (keys of per-row noise).
   user: [B] int32 in [0, U]; U is the unknown user.
+  request: request features, B rows.
+  history: [B, T] each: what the user did before, newest last.
   item: [B, C] int32 candidate items in [0, V).
   label: [B, C] float32 in {0, 1}.
   mask: [B, C] float32, 1 = valid candidate.
-  history: [B, T] int32 earlier items, newest last, 0 where not valid.
-  history_action: [B, T] int32 what the user did with it, in [0, num_actions).
-  history_mask: [B, T] float32, 1 = valid.
-  request: request features, B rows.
-  cross: [B, C, X] float32 u2i statistics of the user with the candidate.
+  cross: [B, C, X] float32 u2i statistics of the user with the candidate; None
+    where X = 0.
   """
   row: Array
   user: Array
+  request: FeatureTable
+  history: Sequence
   item: Array
   label: Array
   mask: Array
-  history: Array
-  history_action: Array
-  history_mask: Array
-  request: FeatureTable
-  cross: Array
+  cross: Array | None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -162,30 +194,13 @@ class ItemBatch:
   item: Array
 
 
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class SequenceBatch:
-  """B rows, each of several users' sequences one behind the other.
-
-  row: [B] int32 index of the row in the global batch.
-  item: [B, S] int32 in [0, V), 0 where not valid.
-  segment: [B, S] int32 which sequence of the row, from 1; 0 = not valid.
-  target: [B, S] float32, 1 = to be predicted from what stands before it in its
-    sequence, 0 = only read (the oldest item, or one that another window of a
-    long sequence predicts).
-  """
-  row: Array
-  item: Array
-  segment: Array
-  target: Array
-
-
 @dataclasses.dataclass(frozen=True)
 class StreamSpec:
-  """Which examples a phase reads, and how they become candidates.
+  """Which examples a program reads, and how they become candidates.
 
   examples: 'impressions' (every event of the training split), 'positives'
-    (those with label 1), 'items' (the catalog: `ItemBatch`) or 'sequences'
-    (users' positives in order of time, packed: `SequenceBatch`).
+    (those with label 1), both as `Batch`; 'items' (the catalog: `ItemBatch`);
+    or 'sequences' (users' events in order of time: `Sequence`).
   batch_size: rows B of the *global* batch.
   negatives: items drawn uniformly from the catalog for each row; candidate 0
     is the event's own item, so C = 1 + negatives.
@@ -193,35 +208,25 @@ class StreamSpec:
     mask is 0 where the history is empty or the draw is the row's positive.
   user_rows: events of one user that stand together (for losses over pairs of
     one user's rows); such groups are shuffled, not events. 1: none do.
-  length: S, places of a row of sequences.
-  widths: lengths, ascending, that histories are cut to, the last that of the
-    data: examples of like length stand together, and a batch is as long as its
-    longest history needs. Each width compiles a program. (): all are T long.
+  events: of sequences: 'positives' (label 1 alone) or 'all'.
+  layout: of sequences: 'packed' (several users' sequences share a row of
+    `length` places, every item but the first of each is a target once) or
+    'last' (a row a target: its history, and the target as the last place).
+  length: S, places of a packed row.
+  widths: of 'last': lengths, ascending, that histories are cut to, the last
+    that of the data: examples of like length stand together, and a batch is as
+    long as its longest history needs (S = width + 1). Each width compiles a
+    program. (): all have the data's length.
   """
   examples: str
   batch_size: int
   negatives: int = 0
   seen_negatives: int = 0
   user_rows: int = 1
+  events: str = 'positives'
+  layout: str = 'packed'
   length: int = 0
   widths: tuple[int, ...] = ()
-
-
-@chex.dataclass(frozen=True, mappable_dataclass=False)
-class TokenizerOutput:
-  """What a tokenizer says of B items.
-
-  codes: [B, L] int32.
-  quantized: [B, L, D] prefix sums of the semantic embeddings.
-  residuals: [B, L, D] what was left before each level.
-  logits: [B, L, K] assignment logits.
-  aux: further arrays of the variant (per-example), or an empty dict.
-  """
-  codes: Array
-  quantized: Array
-  residuals: Array
-  logits: Array
-  aux: Any
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -266,14 +271,17 @@ class Beams:
 class TrainState:
   """Everything that changes while training.
 
-  params: trained by gradient.
-  codebook: tokenizer state that is not (tables of stored codes, EMA sums).
-  batch_stats: running statistics of batch norms.
-  opt_state: optax state of each phase, by name.
-  step: [] int32 steps done in the whole run.
+  params: {part: tree}, trained by gradient.
+  variables: {name: tree}, all that changes without a gradient: 'codes' [V, T]
+    int32 of the served semantic IDs, learned item vectors, batch statistics,
+    running sums, caches.
+  opt_state: {optimizer: tree}; lives as long as the run.
+  clock: {program: [] int32} steps that each has done: keys, batches and noise
+    schedules read it.
+  seed: [] uint32 of the run.
   """
   params: PyTree
-  codebook: PyTree
-  batch_stats: PyTree
+  variables: PyTree
   opt_state: PyTree
-  step: Array
+  clock: PyTree
+  seed: Array
