@@ -32,7 +32,8 @@ class Checkpointer:
 
   def __init__(self, directory: str, *, config: Mapping[str, Any] | None = None,
                keep_latest: int = 2, best_metric: str | None = None,
-               best_mode: str = 'max', read_only: bool = False):
+               best_mode: str = 'max', among: str | None = None,
+               read_only: bool = False):
     """Open a directory of checkpoints, made if absent.
 
     Args:
@@ -42,6 +43,8 @@ class Checkpointer:
       keep_latest: number of newest checkpoints kept.
       best_metric: the checkpoint best in it is kept too.
       best_mode: 'max' or 'min'.
+      among: a metric: only checkpoints of its largest value compete for the
+        best; None = all do.
       read_only: only restore; touches nothing, so another process may train.
 
     Raises:
@@ -55,10 +58,16 @@ class Checkpointer:
     logging.getLogger('absl').addFilter(_not_orbax_noise)
     self._config = None if config is None else _plain(config)
     worst = -math.inf if best_mode == 'max' else math.inf
+    sign = 1 if best_mode == 'max' else -1
     def quality(metrics):
       value = (metrics or {}).get(best_metric, worst)
-      return worst if value is None or math.isnan(value) else float(value)
-    self._quality, self._sign = quality, 1 if best_mode == 'max' else -1
+      if value is None or math.isnan(value) or value == worst:
+        return worst
+      if among is None:
+        return float(value)
+      # One number for both: the group, and within it the value as a share.
+      return sign * metrics[among] + math.atan(value) / math.pi
+    self._quality, self._sign = quality, sign
     self._worst = worst
     keep = [_policies.LatestN(keep_latest)]
     if best_metric is not None:
@@ -139,6 +148,27 @@ class Checkpointer:
     value = {s: v for s, v in value.items() if v != self._worst}
     return max(value, key=lambda s: (self._sign * value[s], -s), default=None)
 
+  def chosen_step(self) -> int | None:
+    """Give the step to serve, or None where there is no checkpoint.
+
+    The newest one of a run that is over (its host value `finished` is true),
+    else the best, else the newest.
+    """
+    latest = self.latest_step()
+    if latest is None or self._host(latest)['host'].get('finished'):
+      return latest
+    best = self.best_step()
+    return latest if best is None else best
+
+  def _host(self, step):
+    try:
+      return self._manager.restore(
+          step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))['host']
+    except Exception as error:
+      raise types.InputError(
+          f'{self._directory}/{step}: damaged checkpoint ({_one_line(error)}): '
+          'remove it to go on from the one before') from error
+
   def restore(self, step: int, abstract_state: types.PyTree
               ) -> tuple[types.PyTree, dict[str, Any]]:
     """Read a checkpoint, bit by bit, on whatever devices there are now.
@@ -160,13 +190,7 @@ class Checkpointer:
     if step not in self.steps():
       raise types.InputError(
           f'{where}: no such checkpoint; there are {self.steps()}')
-    try:
-      record = self._manager.restore(
-          step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))['host']
-    except Exception as error:
-      raise types.InputError(
-          f'{where}: damaged checkpoint ({_one_line(error)}): remove it to go '
-          'on from the one before') from error
+    record = self._host(step)
     self._check_config(where, record)
     # NumPy, so that the number of devices may change between the runs.
     target = jax.tree.map(

@@ -21,6 +21,9 @@ class Writer(Protocol):
   def scalars(self, step: int, split: str, values: types.Metrics) -> None:
     """Write numbers of a split ('train', 'valid' or 'test') at a step."""
 
+  def message(self, line: str) -> None:
+    """Say a line to whoever looks on."""
+
   def flush(self) -> None:
     """Make all that was written so far visible to readers."""
 
@@ -34,6 +37,10 @@ class NullWriter:
   def scalars(self, step: int, split: str, values: types.Metrics) -> None:
     """Ignore the numbers."""
     del step, split, values
+
+  def message(self, line: str) -> None:
+    """Ignore the line."""
+    del line
 
   def flush(self) -> None:
     """Do nothing."""
@@ -52,6 +59,11 @@ class MultiWriter:
     """Pass the numbers on."""
     for writer in self._writers:
       writer.scalars(step, split, values)
+
+  def message(self, line: str) -> None:
+    """Pass the line on."""
+    for writer in self._writers:
+      writer.message(line)
 
   def flush(self) -> None:
     """Flush all."""
@@ -72,13 +84,13 @@ class JsonlWriter:
   Bucket files cannot grow: there the whole file is written at each flush.
   """
 
-  def __init__(self, path: str, resume_step: int = 0):
+  def __init__(self, path: str, keep: int = 0):
     """Open the file and drop what a resumed run will write again.
 
     Args:
       path: local path or bucket address; its folder is made if absent.
-      resume_step: steps done in the restored checkpoint; 0 = a fresh run,
-        which starts with an empty file.
+      keep: lines that were there when the restored checkpoint was written; 0 =
+        a fresh run, which starts with an empty file.
 
     Raises:
       types.InputError: the file cannot be written, or is not JSON lines.
@@ -88,12 +100,18 @@ class JsonlWriter:
     try:
       self._path.parent.mkdir(parents=True, exist_ok=True)
       old = self._path.read_text() if self._path.exists() else ''
-      self._text = _until(path, old, resume_step)
+      self._text = _first_lines(path, old, keep)
+      self._num_lines = self._text.count('\n')
       self._replace()
       self._file = None if self._remote else os.open(
           path, os.O_WRONLY | os.O_APPEND)
     except OSError as error:
       raise types.InputError(f'{path}: cannot be written ({error})') from error
+
+  @property
+  def num_lines(self) -> int:
+    """Lines that the file has."""
+    return self._num_lines
 
   def _replace(self):
     """Puts the kept text in place of the file, whole or not at all."""
@@ -110,6 +128,7 @@ class JsonlWriter:
     record = {'step': int(step), 'split': split}
     record.update((name, _number(value)) for name, value in values.items())
     line = json.dumps(record, allow_nan=False) + '\n'
+    self._num_lines += 1
     if self._remote:
       self._text += line
       return
@@ -121,6 +140,10 @@ class JsonlWriter:
       raise types.InputError(
           f'{self._path}: cannot be written ({error}): free space there and '
           'run the same command again') from error
+
+  def message(self, line: str) -> None:
+    """Ignore the line."""
+    del line
 
   def flush(self) -> None:
     """Write a bucket file; local lines are in the file already."""
@@ -148,6 +171,10 @@ class TensorBoardWriter:
     """Add one point a curve."""
     for name, value in values.items():
       self._writer.add_scalar(f'{split}/{name}', float(value), int(step))
+
+  def message(self, line: str) -> None:
+    """Ignore the line."""
+    del line
 
   def flush(self) -> None:
     """Write what is buffered."""
@@ -186,10 +213,8 @@ class ProgressBar:
           dynamic_ncols=True)
 
   def scalars(self, step: int, split: str, values: types.Metrics) -> None:
-    """Show progress at 'train'; show all numbers of other splits on a line."""
+    """Show progress at 'train'; of other splits a `message` tells."""
     if split != 'train':
-      numbers = '  '.join(f'{k} {_short(v)}' for k, v in values.items())
-      self._print(f'step {step} {split}: {numbers}')
       return
     elapsed = max(time.monotonic() - self._start, 1e-9)
     done = max(step - self._first, 0)
@@ -205,10 +230,11 @@ class ProgressBar:
       return
     self._last_line = now
     left = (self._num_steps - step) * elapsed / done if done else math.nan
-    self._print(f'step {step}/{self._num_steps}  loss {loss}  '
+    self.message(f'step {step}/{self._num_steps}  loss {loss}  '
                 f'{rate:.0f} examples/s  {_duration(left)} left')
 
-  def _print(self, line):
+  def message(self, line: str) -> None:
+    """Show the line above the bar."""
     if self._bar is not None:
       self._bar.write(line, file=self._stream)
     else:
@@ -248,23 +274,18 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
   return '\n'.join(line(x) for x in [list(columns), rule] + cells)
 
 
-def _until(path, text, step):
-  """The whole lines of `text` up to `step`, without those of split test."""
-  kept = []
-  lines = text.splitlines(keepends=True)
-  for i, line in enumerate(lines if step else []):
+def _first_lines(path, text, keep):
+  """The first `keep` whole lines, each a record."""
+  kept = text.splitlines(keepends=True)[:keep]
+  for i, line in enumerate(kept):
     try:
-      record = json.loads(line)
-      # Test is reported once, at the end: it will be written again.
-      if (record['step'] <= step and record.get('split') != 'test'
-          and line.endswith('\n')):
-        kept.append(line)
-    except (ValueError, TypeError, KeyError) as error:
-      if i + 1 == len(lines):  # Cut off by a kill.
-        continue
+      whole = 'step' in json.loads(line) and line.endswith('\n')
+    except (ValueError, TypeError):
+      whole = False
+    if not whole:
       raise types.InputError(
           f'{path}: row {i} is not a line of metrics: remove the file or '
-          'choose another --workdir') from error
+          'choose another --workdir')
   return ''.join(kept)
 
 

@@ -1,7 +1,14 @@
-"""What a method is: a NamedTuple of pure functions and a list of phases."""
+"""What a method is: pure functions, programs, optimizers, and a schedule.
 
+Three things have names. *Programs* are a loss and its batches, compiled once a
+run. *Optimizers* say which parameters learn and by which rule; their memory
+lives as long as the run. *Variables* are all that changes without a gradient.
+`schedule` says when which program runs, and what the host does in between.
+"""
+
+import functools
 import math
-from typing import Any, Callable, Mapping, NamedTuple
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,223 +16,313 @@ import ml_collections
 import numpy as np
 import optax
 
-from sidrec import losses
+from sidrec import config as config_lib
+from sidrec import rng
+from sidrec import schedule
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
+from sidrec.data import pipeline
+
+_BLOCK = 4096  # Items a call of work on the whole catalog.
 
 
-class Hook(NamedTuple):
-  """Host work between steps, done once and sent to all processes.
-
-  name: for the log.
-  at: says whether it runs when so many steps of the run are done.
-  fn: (state, catalog, seed) -> (state, metrics), on NumPy leaves.
-  """
-  name: str
-  at: Callable[[int], bool]
-  fn: Callable[..., tuple[types.TrainState, types.Metrics]]
-
-
-class LossOutput(NamedTuple):
+class Aux(NamedTuple):
   """What a loss function returns beside the loss.
 
-  metrics: scalars, already reduced over the axis.
-  codebook, batch_stats: the new ones.
+  metrics: this device's shares of global means: the trainer adds them up.
+  variables: those that changed, equal on all devices.
+  notes: scalars that are equal on all devices already.
   """
   metrics: Mapping[str, jax.Array]
-  codebook: types.PyTree
-  batch_stats: types.PyTree
+  variables: Mapping[str, types.PyTree] = {}
+  notes: Mapping[str, jax.Array] = {}
 
 
-class Phase(NamedTuple):
-  """A stretch of training with one loss and one compiled step.
+class LossFn(Protocol):
+  """A loss over the rows of one device."""
 
-  name: for the log; phases of a method have different ones.
-  num_steps: how many.
-  streams: which batches the step reads, by name.
-  optimizer: of the params that it trains; begins afresh with the phase.
-  loss_fn: (params, state, catalog, batches, *, key, axis_name) ->
-    (loss [], LossOutput); written for one device's rows, with collectives
-    over `axis_name`; losses are local sums over global counts, so gradients
-    are summed over devices.
-  trains: names of the parameters (first level of the tree) that it trains,
-    None for all.
-  hooks: host work between its steps.
-  validates: whether its states can be validated, and so be chosen.
-  select_from: steps of the run before which no state can be the chosen one.
+  def __call__(
+      self, params: types.PyTree, state: types.TrainState,
+      catalog: types.Catalog, batches: Mapping[str, Any], *, key: jax.Array,
+      axis_name: str | None) -> tuple[jax.Array, Aux]:
+    """Returns (share of the loss [], Aux).
+
+    Args:
+      params: differentiated by what the program's optimizers hold of them.
+      state: the rest of the state.
+      catalog: what is known of all items.
+      batches: by the names of the program's streams.
+      key: of this step, the same on all devices.
+      axis_name: data-parallel axis for collectives, or None. Losses are local
+        sums over global counts, so gradients are summed over devices.
+    """
+
+
+class Program(NamedTuple):
+  """A loss and its batches.
+
+  loss_fn: see `LossFn`.
+  streams: which batches a step reads, by name. Programs that read the same
+    stream (name and spec) go on where the other one stopped.
+  optimizers: names of those that step.
   """
-  name: str
-  num_steps: int
+  loss_fn: LossFn
   streams: Mapping[str, types.StreamSpec]
-  optimizer: optax.GradientTransformation
-  loss_fn: Callable[..., tuple[jax.Array, LossOutput]]
-  trains: tuple[str, ...] | None = None
-  hooks: tuple[Hook, ...] = ()
-  validates: bool = True
-  select_from: int = 0
+  optimizers: tuple[str, ...]
 
-  def trained(self, params: Mapping[str, types.PyTree]) -> types.PyTree:
-    """Returns the part of the params that this phase trains."""
-    if self.trains is None:
-      return params
-    return {name: params[name] for name in self.trains}
+
+class Optimizer(NamedTuple):
+  """Which parameters learn, and how.
+
+  params: paths in the tree of parameters ('tower', 'tokenizer/address').
+  tx: sees {path: subtree}.
+  """
+  params: tuple[str, ...]
+  tx: optax.GradientTransformation
+
+
+class Changes(NamedTuple):
+  """What host work changed, and nothing else.
+
+  params: {path: subtree}, paths as in `Optimizer.params`.
+  variables: {name: tree}.
+  reset: optimizers whose memory begins anew.
+  metrics: for the log.
+  """
+  params: Mapping[str, types.PyTree] = {}
+  variables: Mapping[str, types.PyTree] = {}
+  reset: tuple[str, ...] = ()
+  metrics: Mapping[str, float] = {}
+
+
+class Bench(Protocol):
+  """What host work finds at hand. It runs in every process.
+
+  dataset: encoded. seed: of the run. count: Hosts of this name before, in this
+  section.
+  """
+  dataset: dataset_lib.Dataset
+  seed: int
+  count: int
+
+  def rows(self, fn: Callable[..., types.PyTree], state: types.TrainState,
+           batches: Sequence[types.PyTree]) -> types.PyTree:
+    """Runs fn(state, catalog, batch) -> [rows, ...] over batches.
+
+    On all devices of all processes, so never inside of `once`; compiled once
+    a function object.
+
+    Returns:
+      The rows of all batches, host NumPy, in every process.
+    """
+
+  def once(self, fn: Callable[[], Any]) -> Any:
+    """Does host work in one process; gives its result to all."""
+
+  def host(self, tree: types.PyTree) -> types.PyTree:
+    """Copies a tree of the state to NumPy: the step donates what it has."""
+
+
+HostFn = Callable[[Bench, types.TrainState], Changes]
+InitFn = Callable[[jax.Array, types.Catalog], tuple[
+    dict[str, types.PyTree], dict[str, types.PyTree]]]
+
+
+class Part(NamedTuple):
+  """A part that methods are joined from.
+
+  init: (key, catalog) -> (params, variables), both by name.
+  programs, optimizers: as those of a method.
+  """
+  init: InitFn
+  programs: Mapping[str, Program] = {}
+  optimizers: Mapping[str, Optimizer] = {}
 
 
 class Method(NamedTuple):
   """A recommender as pure functions; absent abilities are None.
 
-  init: (key, catalog) -> (params, codebook, batch_stats).
-  phases: in order; none for a method without training.
+  init: as `Part.init`; `variables['codes']` [V, T] int32 where there are codes.
+  programs, optimizers: by name.
+  sections: the run; () for a method without training.
+  sizes: codes of each level of `variables['codes']`; () = no codes.
   score: (state, catalog, batch) -> [B, C] logits of the ranking path.
   token_score: the same from the retrieval path alone (no u2i).
   retrieve: (state, catalog, batch, trie, beam_size, bounds) -> Beams.
-  codes: (state) -> [V, L] int32 of the served semantic IDs.
-  codebook_sizes: codes a level.
+  probes: name -> (state, catalog, batch) -> {metric: (sum, count)}, what a
+    section may be validated by instead of all metrics.
+  width: (catalog, beam_size) -> items that must be listed for the last of
+    them not to tie with one that is not; None: ties across the end are rare.
   """
-  init: Callable[..., tuple[types.PyTree, types.PyTree, types.PyTree]]
-  phases: tuple[Phase, ...]
-  score: Callable[..., jax.Array] | None
-  token_score: Callable[..., jax.Array] | None
-  retrieve: Callable[..., types.Beams] | None
-  codes: Callable[..., types.Array] | None
-  codebook_sizes: tuple[int, ...] = ()
+  init: InitFn
+  programs: Mapping[str, Program] = {}
+  optimizers: Mapping[str, Optimizer] = {}
+  sections: tuple[schedule.Section, ...] = ()
+  sizes: tuple[int, ...] = ()
+  score: Callable[..., jax.Array] | None = None
+  token_score: Callable[..., jax.Array] | None = None
+  retrieve: Callable[..., types.Beams] | None = None
+  probes: Mapping[str, Callable[..., Mapping[str, Any]]] = {}
+  width: Callable[[types.Catalog, int], int] | None = None
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict, num_steps: int,
-    scale: Mapping[str, Callable[[jax.Array], jax.Array] | float],
-    tables: tuple[str, ...],
-) -> optax.GradientTransformation:
-  """AdamW in groups: embedding tables, dense layers, and named subtrees.
+def join(*parts: Part) -> Part:
+  """Joins parts with different names; their keys are derived by place."""
+  def init(key: jax.Array, catalog: types.Catalog):
+    params, variables = {}, {}
+    for place, part in enumerate(parts):
+      own, other = part.init(rng.stream(key, 'part', place), catalog)
+      params.update(own)
+      variables.update(other)
+    return params, variables
+  merge = lambda name: {
+      k: v for part in parts for k, v in getattr(part, name).items()}
+  return Part(init, merge('programs'), merge('optimizers'))
+
+
+def init_state(method: Method, seed: types.Array | int,
+               catalog: types.Catalog) -> types.TrainState:
+  """Returns a fresh TrainState.
 
   Args:
-    config: the `train` sub-tree.
-    num_steps: length of the schedule (linear warm-up, cosine to a hundredth).
-    scale: learning-rate factors by parameter name; a function is called with
-      the step.
-    tables: names of parameters that are embedding tables.
+    method: whose.
+    seed: of the run; the parameters' keys come from it.
+    catalog: item features.
+  """
+  params, variables = method.init(rng.stream(seed, 'init'), catalog)
+  return types.TrainState(
+      params=params, variables=variables,
+      opt_state={name: own.tx.init(select(params, own.params))
+                 for name, own in method.optimizers.items()},
+      clock={name: jnp.zeros([], jnp.int32) for name in method.programs},
+      seed=jnp.asarray(seed, jnp.uint32))
+
+
+def select(params: Mapping[str, types.PyTree], paths: Sequence[str]
+           ) -> dict[str, types.PyTree]:
+  """Returns {path: subtree} of the paths, keys parted by '/'."""
+  def walk(tree: types.PyTree, path: str) -> types.PyTree:
+    return functools.reduce(lambda node, name: node[name], path.split('/'),
+                            tree)
+  return {path: walk(params, path) for path in paths}
+
+
+def merge(params: Mapping[str, types.PyTree],
+          parts: Mapping[str, types.PyTree]) -> dict[str, types.PyTree]:
+  """Returns the params with the subtrees of `select` in their places."""
+  def put(tree: Any, names: list[str], value: types.PyTree) -> Any:
+    if not names:
+      return value
+    return {**tree, names[0]: put(tree[names[0]], names[1:], value)}
+  for path, value in parts.items():
+    params = put(params, path.split('/'), value)
+  return dict(params)
+
+
+def make_step(
+    method: Method, name: str
+) -> Callable[..., tuple[types.TrainState, types.Metrics]]:
+  """Returns the step of a program for one device, collectives over the axis.
+
+  Keys come from the run's seed, the program and its own clock, so that nothing
+  random needs saving.
+
+  Args:
+    method: whose program it is.
+    name: of the program.
 
   Returns:
-    The optimizer.
+    (state, catalog, batches) -> (state, metrics).
   """
-  def schedule(peak: float, factor: Any = 1.):
-    cosine = optax.schedules.warmup_cosine_decay_schedule(
-        0., peak, config.warmup_steps, max(num_steps, config.warmup_steps + 1),
-        end_value=peak / 100)
-    return lambda step: cosine(step) * (
-        factor(step) if callable(factor) else factor)
+  program = method.programs[name]
+  stepping = {o: method.optimizers[o] for o in program.optimizers}
+  paths = [path for o in stepping.values() for path in o.params]
 
-  groups = {
-      'dense': optax.adamw(
-          schedule(config.learning_rate), weight_decay=config.weight_decay),
-      'table': optax.adamw(
-          schedule(config.embedding_learning_rate),
-          weight_decay=config.embedding_weight_decay),
-  }
-  for name, factor in scale.items():
-    groups[name] = optax.adam(schedule(config.learning_rate, factor))
-
-  def label(path: tuple[Any, ...], _: jax.Array) -> str:
-    keys = [k.key for k in path]
-    for name in scale:
-      if name in keys:
-        return name
-    return 'table' if any(k in tables for k in keys) else 'dense'
-
-  return optax.chain(
-      optax.clip_by_global_norm(config.clip_norm),
-      optax.multi_transform(
-          groups, lambda p: jax.tree_util.tree_map_with_path(label, p)))
+  def step(state, catalog, batches):
+    key = rng.stream(state.seed, name, state.clock[name])
+    old = select(state.params, paths)
+    grads, aux = jax.grad(
+        lambda trained: program.loss_fn(
+            merge(state.params, trained), state, catalog, batches, key=key,
+            axis_name=types.AXIS), has_aux=True)(old)
+    # Each device holds its share of one global mean: the shares add up.
+    grads, metrics = jax.lax.psum((grads, dict(aux.metrics)), types.AXIS)
+    new, opt_state = {}, dict(state.opt_state)
+    for o, optimizer in stepping.items():
+      pick = lambda tree, o=optimizer: {path: tree[path] for path in o.params}
+      updates, opt_state[o] = optimizer.tx.update(
+          pick(grads), state.opt_state[o], pick(old))
+      new.update(optax.apply_updates(pick(old), updates))
+    return state.replace(
+        params=merge(state.params, new), opt_state=opt_state,
+        variables={**state.variables, **aux.variables},
+        clock={**state.clock, name: state.clock[name] + 1}), {
+            **metrics, **aux.notes}
+  return step
 
 
-def adamw(config: ml_collections.ConfigDict, num_steps: int
+def adamw(stage: ml_collections.ConfigDict, num_steps: int
           ) -> optax.GradientTransformation:
   """AdamW with clipping, linear warm-up and cosine decay to a hundredth.
 
   Args:
-    config: a sub-tree with learning_rate, weight_decay, warmup_steps and
-      clip_norm.
+    stage: a sub-tree of `config.stage`.
     num_steps: length of the schedule.
   """
-  schedule = optax.schedules.warmup_cosine_decay_schedule(
-      0., config.learning_rate, config.warmup_steps,
-      max(num_steps, config.warmup_steps + 1),
-      end_value=config.learning_rate / 100)
   return optax.chain(
-      optax.clip_by_global_norm(config.clip_norm),
-      optax.adamw(schedule, weight_decay=config.weight_decay))
+      optax.clip_by_global_norm(stage.clip),
+      optax.adamw(cosine(stage, num_steps), weight_decay=stage.weight_decay))
 
 
-def num_steps(config: ml_collections.ConfigDict, dataset: Any) -> int:
-  """Returns the steps of a run: as given, or epochs over the examples.
+def cosine(stage: ml_collections.ConfigDict, num_steps: int,
+           peak: float | None = None, first: int = 0) -> optax.Schedule:
+  """Linear warm-up, then cosine decay to a hundredth.
 
   Args:
-    config: the whole configuration; `train.examples` names what an epoch
-      goes through, as in `types.StreamSpec`.
-    dataset: of the training split.
+    stage: with `learning_rate` and `warmup` (steps).
+    num_steps: length of the schedule.
+    peak: instead of the stage's learning rate.
+    first: steps of the schedule that are over at count 0.
   """
+  peak = stage.learning_rate if peak is None else peak
+  fn = optax.schedules.warmup_cosine_decay_schedule(
+      0., peak, stage.warmup, max(num_steps, stage.warmup + 1),
+      end_value=peak / 100)
+  return lambda count: fn(count + first)
+
+
+def num_examples(dataset: dataset_lib.Dataset, stream: types.StreamSpec
+                 ) -> int:
+  """Returns the rows of an epoch of a stream."""
+  return pipeline.Pipeline(dataset, {'epoch': stream}, seed=0).num_examples(
+      'epoch')
+
+
+def main_steps(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
+               stream: types.StreamSpec) -> int:
+  """Returns the length of the run's main stage, `config.train`, in steps."""
   if config.train.num_steps >= 0:
     return config.train.num_steps
-  if config.train.examples == 'sequences':
-    rows = len(dataset.packed(
-        config.train.row_items, np.random.default_rng(0)).item)
-  else:
-    rows = len(dataset.examples('train', config.train.examples))
-  return math.ceil(config.train.num_epochs * rows / config.train.batch_size)
+  return config_lib.steps(config.train, rows=num_examples(dataset, stream))
 
 
-def init_state(method: Method, key: jax.Array, catalog: types.Catalog
-               ) -> types.TrainState:
-  """Returns a fresh TrainState; consumes `key`."""
-  params, codebook, batch_stats = method.init(key, catalog)
-  return types.TrainState(
-      params=params, codebook=codebook, batch_stats=batch_stats,
-      opt_state={p.name: p.optimizer.init(p.trained(params))
-                 for p in method.phases},
-      step=jnp.zeros([], jnp.int32))
-
-
-def ranking_streams(
-    config: ml_collections.ConfigDict, data: types.DataSpec, retrieval: bool
-) -> dict[str, types.StreamSpec]:
-  """Returns the batches of a step: exposures and, if asked, positives.
+def watch(config: ml_collections.ConfigDict, num_steps: int,
+          probe: str = '') -> schedule.Watch:
+  """Returns how `config.eval` has a stage of the run validated.
 
   Args:
     config: the whole configuration.
-    data: says whether the log has negatives of its own.
-    retrieval: whether the step needs positives with sampled negatives.
+    num_steps: of the stage.
+    probe: as `schedule.Watch.probe`.
   """
-  train = config.train
-  streams = {'rank': types.StreamSpec(
-      'impressions', train.batch_size,
-      0 if data.has_negatives else train.rank_negatives,
-      user_rows=config.train.pair_rows if config.train.pair_weight else 1)}
-  if retrieval:
-    streams['retrieval'] = types.StreamSpec(
-        'positives', train.retrieval_batch_size, train.retrieval_negatives,
-        train.retrieval_seen_negatives)
-  return streams
+  count = max(1, min(config.eval.validations, num_steps))
+  return schedule.Watch(
+      config.eval.every or max(math.ceil(num_steps / count), 1),
+      dict(config.eval.monitor), config.eval.patience, probe)
 
 
-def rank_loss(
-    config: ml_collections.ConfigDict, logits: jax.Array, batch: types.Batch,
-    axis_name: str | None) -> jax.Array:
-  """Cross-entropy over exposures, and over pairs of one user's exposures.
-
-  Args:
-    config: the whole configuration; `train.pair_weight` mixes the pairs in.
-    logits: [B, C] of the ranking path.
-    batch: the exposures.
-    axis_name: data-parallel axis or None.
-
-  Returns:
-    This device's share of the global mean.
-  """
-  loss = losses.reduce(
-      losses.sigmoid_bce(logits, batch.label), batch.mask, axis_name)
-  weight = config.train.pair_weight
-  if weight:
-    user = jnp.broadcast_to(batch.user[:, None], logits.shape)
-    loss += weight * losses.reduce(*losses.pairwise_within_user(
-        logits.reshape(-1), batch.label.reshape(-1), user.reshape(-1),
-        axis_name), axis_name)
-  return loss
+def item_blocks(num_items: int, block: int = _BLOCK) -> list[types.ItemBatch]:
+  """Returns the catalog in blocks, for `Bench.rows`."""
+  rows = np.arange(num_items, dtype=np.int32)
+  return [types.ItemBatch(row=rows[i:i + block], item=rows[i:i + block])
+          for i in range(0, num_items, block)]

@@ -1,8 +1,8 @@
 """Chooses how one per-device step runs on all devices of all processes.
 
 A step is written once, for the rows of one device, with collectives over the
-axis name `types.AXIS`. This file alone knows of pmap, shard_map, vmap and of
-`jax.distributed`.
+axis name `types.AXIS`. This package alone knows of pmap, shard_map, vmap and
+of `jax.distributed`.
 
   pmap       the default; state and catalog enter and leave with no device
              axis and live on a mesh of the *local* devices.
@@ -12,7 +12,6 @@ axis name `types.AXIS`. This file alone knows of pmap, shard_map, vmap and of
 
 import dataclasses
 import os
-import pickle
 from typing import Any, Callable, Sequence
 
 import jax
@@ -20,6 +19,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from sidrec import types
+from sidrec.parallel import processes
 
 WRAPPERS = ('pmap', 'shard_map', 'vmap')
 
@@ -303,38 +303,15 @@ class Parallel:
         dtype (64 bits too) and the rest of the shape must not.
     """
     rows = jax.tree.map(np.asarray, rows)
-    if self.process_count == 1:
-      return rows
-    # Pickled bytes, for JAX would cut 64 bits to 32.
-    data = np.frombuffer(pickle.dumps(rows), np.uint8)
-    sizes = np.ravel(multihost_utils.process_allgather(
-        np.array([len(data)], np.int32)))
-    # Powers of two, for every new size compiles a new collective.
-    padded = np.zeros(1 << int(sizes.max()).bit_length(), np.uint8)
-    padded[:len(data)] = data
-    every = np.reshape(multihost_utils.process_allgather(padded),
-                       (self.process_count, -1))
-    trees = [pickle.loads(x[:n].tobytes()) for x, n in zip(every, sizes)]
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *trees)
+    return rows if self.process_count == 1 else processes.allgather(rows)
 
   def broadcast(self, tree: Any) -> Any:
     """Give process 0's host value to all; what the others pass is ignored.
 
     The value may be any picklable tree; arrays arrive as NumPy, bit by bit.
+    They travel by themselves, in blocks: nothing large is pickled.
     """
-    if self.process_count == 1:
-      return tree
-    data = b''
-    if self.is_main:
-      data = pickle.dumps(jax.tree.map(
-          lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, tree))
-    size = int(multihost_utils.broadcast_one_to_all(
-        np.array(len(data), np.int32)))
-    buffer = np.zeros(1 << size.bit_length(), np.uint8)
-    if self.is_main:
-      buffer[:size] = np.frombuffer(data, np.uint8)
-    return pickle.loads(
-        np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
+    return tree if self.process_count == 1 else processes.broadcast(tree)
 
   def once(self, fn: Callable[[], Any]) -> Any:
     """Do host work in process 0 and give its result to all.
@@ -348,7 +325,7 @@ class Parallel:
     if self.is_main:
       try:
         result = fn()
-        pickle.dumps(result)
+        processes.pack(result)
       except Exception as e:  # pylint: disable=broad-except
         kind = type(e) if isinstance(e, types.InputError) else RuntimeError
         result, error = None, kind(str(e))

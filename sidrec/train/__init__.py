@@ -1,0 +1,168 @@
+"""The one trainer: assembles a run's parts, walks its schedule, reports."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from typing import Any, Callable
+
+from absl import logging
+import jax
+import ml_collections
+
+from sidrec import checkpoint
+from sidrec import config as config_lib
+from sidrec import data
+from sidrec import evaluate
+from sidrec import methods
+from sidrec import parallel
+from sidrec import report
+from sidrec import schedule
+from sidrec import types
+from sidrec import writers
+from sidrec.data import dataset as dataset_lib
+from sidrec.methods import base
+from sidrec.train import loop
+from sidrec.train import run as run_lib
+from sidrec.train.loop import Terminated
+
+__all__ = ['Terminated', 'train_and_evaluate']
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+  """Trains every seed, chooses on validation, reports test once.
+
+  A run that was killed goes on from its last checkpoint, bit for bit.
+
+  Args:
+    config: a whole configuration.
+    workdir: where everything is written.
+
+  Returns:
+    What `results.json` holds.
+
+  Raises:
+    types.InputError: bad configuration or bad input.
+    Terminated: after SIGTERM, once a checkpoint is written.
+  """
+  config_lib.check(config)
+  began = time.perf_counter()
+  mapped = parallel.make(config.parallel.wrapper)
+  dataset = data.load(config.data, config.data.seed)
+  if mapped.is_main:
+    logging.info(
+        '%s: %d users, %d items, %d events (%d / %d / %d); %s', dataset.name,
+        dataset.spec.num_users, dataset.spec.num_items,
+        len(dataset.event_time), *(len(dataset.examples(s, 'impressions'))
+                                   for s in ('train', 'valid', 'test')),
+        dataset.protocol)
+  method = methods.get(config.method).make(config, dataset)
+  with _Signal() as signalled:
+    seeds = list(range(config.seed, config.seed + config.num_seeds))
+    outcomes = [_run_seed(config, workdir, seed, dataset, mapped, method,
+                          signalled) for seed in seeds]
+  results = {
+      'method': config.label or config.method, 'dataset': dataset.name,
+      **evaluate.describe_run(config, dataset, method), 'seeds': seeds,
+      'steps': int(outcomes[0]['steps']),
+      'wall_seconds': sum(o['seconds'] for o in outcomes),
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'metrics': {
+          split: report.over_seeds([o[split] for o in outcomes])
+          for split in ('valid', 'test')}}
+  if mapped.is_main:
+    _write_json(os.path.join(workdir, 'results.json'), results)
+    evaluate.write_rows(workdir, dataset, {
+        seed: o['rows'] for seed, o in zip(seeds, outcomes)})
+    if len(seeds) > 1 and outcomes[0]['codes'] is not None:
+      evaluate.write_codes(workdir, dataset, outcomes[0]['codes'])
+    print(report.table(results), flush=True)
+    logging.info('done in %.0f s; results in %s',
+                 time.perf_counter() - began, workdir)
+  mapped.barrier('done')
+  return results
+
+
+def _run_seed(
+    config: ml_collections.ConfigDict, top: str, seed: int,
+    dataset: dataset_lib.Dataset, mapped: parallel.Parallel,
+    method: base.Method, signalled: Callable[[], bool]) -> dict[str, Any]:
+  workdir = top if config.num_seeds == 1 else os.path.join(
+      top, f'seed_{seed}')
+  with checkpoint.Checkpointer(
+      os.path.join(workdir, 'checkpoints'),
+      config={**config_lib.identity(config), 'seed': seed},
+      keep_latest=config.checkpoint.keep, best_metric='monitor',
+      among='section') as saver:
+    run = run_lib.Run(
+        config=config, workdir=workdir, seed=seed, dataset=dataset,
+        mapped=mapped, method=method,
+        sections=() if config.train.num_steps == 0 else method.sections,
+        evaluator=evaluate.Evaluator(method, dataset, mapped, config.eval),
+        checkpointer=saver, progress=run_lib.Progress(), signalled=signalled,
+        writer=writers.NullWriter(), lines=lambda: 0)
+    state, resumed = loop.start(run)
+    if mapped.is_main:
+      # Not before: a checkpoint of another config has been refused by now.
+      _write_json(os.path.join(top, 'config.json'), config.to_dict())
+      _open_writer(run, resumed)
+    with contextlib.closing(run.writer):
+      state = loop.fit(run, state)
+      return _report(run, state)
+
+
+def _open_writer(run: run_lib.Run, resumed: int) -> None:
+  lines = writers.JsonlWriter(
+      os.path.join(run.workdir, 'metrics.jsonl'), run.progress.lines)
+  run.lines = lambda: lines.num_lines
+  main = max(run.sections, key=lambda x: x.num_steps, default=None)
+  rows = 1
+  if main is not None:
+    name = next(x.program for x in main.items if isinstance(x, schedule.Train))
+    rows = sum(s.batch_size for s in run.method.programs[name].streams.values())
+  run.writer = writers.MultiWriter([
+      lines, writers.TensorBoardWriter(run.workdir, resumed),
+      writers.ProgressBar(run.num_steps, resumed, rows)])
+
+
+def _report(run: run_lib.Run, state: types.TrainState) -> dict[str, Any]:
+  """Evaluates the chosen state; test is scored here and nowhere else."""
+  config, progress = run.config, run.progress
+  valid, valid_rows = run.evaluator.run(
+      state, 'valid', config.eval.valid_users, keep_rows=True)
+  # Speed is of the run: what was measured when the state was chosen.
+  valid = progress.best_values or valid
+  test, test_rows = run.evaluator.run(
+      state, 'test', config.eval.test_users, keep_rows=True)
+  run.writer.scalars(progress.chosen_steps, 'test', test)
+  if progress.step_seconds:
+    test['speed/train_examples_per_s'] = (
+        progress.examples / progress.step_seconds)
+  codes = run.evaluator.codes(state)
+  if run.mapped.is_main and codes is not None:
+    evaluate.write_codes(run.workdir, run.dataset, codes)
+  return {'valid': valid, 'test': test, 'codes': codes,
+          'rows': {'valid': valid_rows, 'test': test_rows},
+          'steps': progress.chosen_steps, 'seconds': progress.seconds}
+
+
+class _Signal:
+  """Remembers that SIGTERM came, between __enter__ and __exit__."""
+
+  def __enter__(self):
+    self._came = False
+    self._old = signal.signal(signal.SIGTERM, self._note)
+    return lambda: self._came
+
+  def __exit__(self, *unused):
+    signal.signal(signal.SIGTERM, self._old)
+
+  def _note(self, *unused):
+    self._came = True
+
+
+def _write_json(path: str, value: Any) -> None:
+  evaluate.write_file(
+      path, json.dumps(value, indent=1, allow_nan=False).encode())
