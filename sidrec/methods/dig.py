@@ -1,41 +1,41 @@
 """DIG: a semantic-ID tokenizer trained inside a ranker (arXiv 2605.14853).
 
-One phase, one loss, one step. Both paths share the history attention and the
-mixer; the retrieval path reads the semantic embedding of a token prefix where
-the ranking path reads the item, and a bucket mean of u2i (or MLP_u2t's guess)
-where the ranking path reads u2i itself.
+One loss, one step. Both paths share the history attention and the mixer; the
+retrieval path reads the semantic embedding of a token prefix where the ranking
+path reads the item, and a bucket mean of u2i (or MLP_u2t's guess) where the
+ranking path reads u2i itself.
+
+Three programs: the warm-up trains the ranker alone, then codes grow as a tree
+over its item vectors; 'joint' trains everything while codes explore; 'frozen'
+goes on with the codes as they are.
 """
 
 import functools
-from typing import Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+import optax
 
 from sidrec import distill
 from sidrec import losses
 from sidrec import rng
+from sidrec import schedule
 from sidrec import tokenizers
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import dig_serving
+from sidrec.methods import ranking
 from sidrec.models import layers
 from sidrec.models import ranker
+from sidrec.tokenizers import base as tokenizers_base
+from sidrec.tokenizers import walk
 
-
-class Now(NamedTuple):
-  """Where in the run a step is; traced scalars.
-
-  joint: 1 once the warm-up (ranking loss only) is over.
-  live: 1 until the codes are frozen.
-  sigma: scale of the Gumbel noise, a cosine to 0.
-  p_mix: chance that MLP_u2t's guess stands in for the bucket mean.
-  """
-  joint: jax.Array
-  live: jax.Array
-  sigma: jax.Array
-  p_mix: jax.Array
+_CHOICES = (('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
+            ('u2t_target', ('own', 'bucket')))
 
 
 class Forward(NamedTuple):
@@ -43,29 +43,29 @@ class Forward(NamedTuple):
 
   y_rank: [B, C] logits of the ranking path.
   y_found: [B', C', L] logits of the retrieval path.
-  output: the tokenizer's, of all R + N rows.
+  path, quantized: of the tokenizer, of all R + N rows; [R + N, L, D].
   vectors: [R + N, D] e_v.
   cross: [N, X] u2i of the retrieval rows in standard units.
-  guess, u2t: [N, L, X] MLP_u2t's guess of it and its bucket means.
+  guess, u2t: [N, L, X] MLP_u2t's guess of it and its bucket means; the three
+    are None where there is no u2i.
   """
   y_rank: jax.Array
   y_found: jax.Array
-  output: types.TokenizerOutput
+  path: walk.Path
+  quantized: jax.Array
   vectors: jax.Array
-  cross: jax.Array
-  guess: jax.Array
-  u2t: jax.Array
+  cross: jax.Array | None
+  guess: jax.Array | None
+  u2t: jax.Array | None
 
 
-def make(
-    config: ml_collections.ConfigDict, data: types.DataSpec, num_steps: int
-) -> base.Method:
+def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
+         ) -> base.Method:
   """Builds DIG.
 
   Args:
     config: the whole configuration.
-    data: static facts of the data set.
-    num_steps: steps of the run.
+    dataset: what it learns from.
 
   Returns:
     The method.
@@ -73,39 +73,83 @@ def make(
   Raises:
     types.InputError: if the code space is too small for the catalog.
   """
+  data = dataset.spec
+  _check(config)
+  rank = ranking.exposures(config, data)
+  num_steps = base.main_steps(config, dataset, rank)
+  warmup, freeze = (
+      int(num_steps * share) for share in (config.loss.warmup,
+                                           config.loss.freeze))
+  dig = dig_serving.Dig(
+      config, data, _tokenizer(config, data), joint=max(freeze - warmup, 0),
+      frozen=num_steps - max(freeze, warmup))
+  both = {'rank': rank, 'retrieval': types.StreamSpec(
+      'positives', config.train.retrieval_batch_size,
+      config.train.retrieval_negatives,
+      config.train.retrieval_seen_negatives)}
+  optimizers = _optimizers(config, num_steps, warmup)
+  program = lambda explore, *names: base.Program(
+      functools.partial(loss_fn, dig, explore), both, names)
+  vectors = functools.partial(item_vectors, dig)
+  return base.Method(
+      init=functools.partial(init, dig),
+      programs={
+          'warmup': base.Program(
+              functools.partial(warmup_loss, dig), {'rank': rank}, ('tower',)),
+          'joint': program(True, *optimizers),
+          'frozen': program(False, 'tower', 'semantic')},
+      optimizers=optimizers,
+      sections=_sections(
+          dig, warmup, num_steps,
+          schedule.Host('tree', functools.partial(grow_tree, dig, vectors)),
+          schedule.Host('reassign', functools.partial(reassign, dig, vectors))),
+      sizes=dig.tokenizer.sizes,
+      score=functools.partial(dig_serving.score, dig),
+      token_score=functools.partial(dig_serving.token_score, dig),
+      retrieve=functools.partial(dig_serving.retrieve, dig))
+
+
+def _sections(dig: dig_serving.Dig, warmup: int, num_steps: int,
+              grow: schedule.Host, again: schedule.Host
+              ) -> tuple[schedule.Section, ...]:
+  """The ranker alone, the tree, codes that learn, codes that stay."""
+  every = dig.config.loss.reassign_every or max(num_steps // 8, 1)
+  return (
+      schedule.Section('warmup', (schedule.Train('warmup', warmup), grow)),
+      schedule.Section(
+          'dig', (*schedule.every(
+              schedule.Train('joint', dig.joint), every, again),
+                  schedule.Train('frozen', dig.frozen)),
+          base.watch(dig.config, dig.joint + dig.frozen), 'best'))
+
+
+def _optimizers(config: ml_collections.ConfigDict, num_steps: int, warmup: int
+                ) -> dict[str, base.Optimizer]:
+  """One for the tower; one a table of the tokenizer, from the tree on."""
+  train, clip = config.train, optax.clip_by_global_norm
+  rate = lambda factor: base.cosine(
+      train, num_steps, train.learning_rate * factor, first=warmup)
+  out = {
+      'tower': base.Optimizer(('tower',), ranking.optimizer(
+          config, num_steps, {'leaf_id': config.loss.leaf_scale})),
+      'semantic': base.Optimizer(('tokenizer/semantic',), optax.chain(
+          clip(train.clip),
+          optax.adamw(rate(1.), weight_decay=train.weight_decay)))}
+  if config.tokenizer.assignment == 'gumbel_st':  # Else no parameter.
+    out['address'] = base.Optimizer(('tokenizer/address',), optax.chain(
+        clip(train.clip), optax.adam(rate(config.loss.address_scale))))
+  return out
+
+
+def _tokenizer(config: ml_collections.ConfigDict, data: types.DataSpec
+               ) -> tokenizers_base.Tokenizer:
   settings = config.tokenizer.copy_and_resolve_references()
   if settings.num_levels < 1:
     raise types.InputError(
         f'config.tokenizer.num_levels={settings.num_levels}: must be at least 1')
   if not settings.codebook_size:
     settings.codebook_size = default_size(data.num_items, settings.num_levels)
-  _check(config)
-  dig = dig_serving.Dig(
-      config, data, tokenizers.get(settings.name).make(settings, data),
-      num_steps, int(num_steps * config.loss.warmup),
-      int(num_steps * config.loss.freeze))
-  every = config.loss.reassign_every or max(num_steps // 8, 1)
-  hooks = (
-      base.Hook('tree', lambda step: step == dig.warmup,
-                functools.partial(grow_tree, dig)),
-      base.Hook('reassign', lambda step: (
-          dig.warmup < step <= dig.freeze
-          and (step - dig.warmup) % every == 0),
-                functools.partial(reassign, dig)))
-  live = lambda step: config.loss.address_scale * (step < dig.freeze)
-  phase = base.Phase(
-      'joint', num_steps, base.ranking_streams(config, data, True),
-      base.make_optimizer(
-          config.train, num_steps,
-          {'address': live, 'leaf_id': config.loss.leaf_scale}, ranker.TABLES),
-      functools.partial(loss_fn, dig), hooks=hooks, select_from=dig.warmup)
-  return base.Method(
-      init=functools.partial(init, dig), phases=(phase,),
-      score=functools.partial(dig_serving.score, dig),
-      token_score=functools.partial(dig_serving.token_score, dig),
-      retrieve=functools.partial(dig_serving.retrieve, dig),
-      codes=lambda state: dig.tokenizer.codes(state.codebook),
-      codebook_sizes=dig.tokenizer.codebook_sizes)
+  return tokenizers.make(settings, data)
 
 
 def default_size(num_items: int, num_levels: int) -> int:
@@ -123,20 +167,15 @@ def default_size(num_items: int, num_levels: int) -> int:
 
 def _check(config: ml_collections.ConfigDict) -> None:
   """Refuses settings that no arm would read as they are meant."""
-  for key, allowed in (
-      ('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
-      ('u2t_target', ('own', 'bucket'))):
+  for key, allowed in _CHOICES:
     if config.loss[key] not in allowed:
       raise types.InputError(
           f'config.loss.{key}={config.loss[key]}: one of {", ".join(allowed)}')
-  for key in ('retrieval_negatives', 'retrieval_batch_size'):
-    if config.train[key] < 1:
+  for key, low in (('retrieval_negatives', 1), ('retrieval_batch_size', 1),
+                   ('retrieval_seen_negatives', 0)):
+    if config.train[key] < low:
       raise types.InputError(
-          f'config.train.{key}={config.train[key]}: must be at least 1')
-  if config.train.retrieval_seen_negatives < 0:
-    raise types.InputError(
-        'config.train.retrieval_seen_negatives='
-        f'{config.train.retrieval_seen_negatives}: must be at least 0')
+          f'config.train.{key}={config.train[key]}: must be at least {low}')
   for key in ('warmup', 'freeze'):
     if not 0 <= config.loss[key] <= 1:
       raise types.InputError(
@@ -144,108 +183,144 @@ def _check(config: ml_collections.ConfigDict) -> None:
 
 
 def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog
-         ) -> tuple[types.PyTree, types.PyTree, types.PyTree]:
-  """Returns fresh (params, codebook, batch_stats); consumes `key`."""
-  params, batch_stats = ranker.init(
+         ) -> tuple[dict[str, types.PyTree], dict[str, types.PyTree]]:
+  """Returns fresh (params, variables); consumes `key`."""
+  tower, batch_stats = ranker.init(
       rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data),
-      catalog, dig.tokenizer.num_levels * dig.data.num_actions
+      catalog, len(dig.tokenizer.sizes) * dig.data.num_actions
       if dig.config.loss.match else 0)
-  sample = jnp.zeros((dig.data.num_items, dig.config.model.dim), jnp.float32)
-  codes, codebook = dig.tokenizer.init(rng.stream(key, 'tokenizer'), sample)
-  return {'tower': params, 'tokenizer': codes}, codebook, batch_stats
+  own, variables = dig.tokenizer.init(
+      rng.stream(key, 'tokenizer'), dig.config.model.dim)
+  codes = tokenizers_base.placeholder(dig.data.num_items, dig.tokenizer.sizes)
+  return {'tower': tower, 'tokenizer': own}, {
+      'batch_stats': batch_stats, 'tokenizer': variables,
+      'codes': jnp.asarray(codes)}
 
 
-def schedule(dig: dig_serving.Dig, step: jax.Array) -> Now:
-  """Returns the schedules at a step (specification section 5)."""
+def warmup_loss(
+    dig: dig_serving.Dig, params: types.PyTree, state: types.TrainState,
+    catalog: types.Catalog, batches: Mapping[str, types.Batch], *,
+    key: jax.Array, axis_name: str | None) -> tuple[jax.Array, base.Aux]:
+  """The ranking loss alone: there are no codes yet."""
+  del key
+  batch = batches['rank']
+
+  def fn(model: ranker.Ranker) -> jax.Array:
+    x, history = model.vectors(catalog, [batch.item, batch.history.item])
+    return dig_serving.ranking_path(
+        dig, model, batch, x, history, None,
+        dig_serving.no_matches(dig, batch.item.shape),
+        model.normalize('cross', batch.cross, True), True)
+
+  logits, variables = ranking.apply(
+      dig.config, dig.data, params, state, fn, axis_name)
+  loss = dig.config.loss.rank * ranking.loss(
+      dig.config, logits, batch, axis_name)
+  return loss, base.Aux({'loss': loss, 'loss/rank': loss}, variables)
+
+
+def _noise(dig: dig_serving.Dig, clock: Mapping[str, jax.Array]
+           ) -> tuple[jax.Array, jax.Array]:
+  """Returns the schedules of a step (specification section 5).
+
+  Returns:
+    (sigma, scale of the Gumbel noise, a cosine to 0; p_mix, chance that
+    MLP_u2t's guess stands in for the bucket mean), [] each.
+  """
   c = dig.config.loss
-  progress = (step - dig.warmup) / max(dig.num_steps - dig.warmup, 1)
+  progress = (clock['joint'] + clock['frozen']) / max(
+      dig.joint + dig.frozen, 1)
   noisy = jnp.clip(progress / max(c.sigma_until, 1e-6), 0., 1.)
-  joint = (step >= dig.warmup).astype(jnp.float32)
-  return Now(
-      joint=joint, live=(step < dig.freeze).astype(jnp.float32),
-      sigma=c.sigma * .5 * (1. + jnp.cos(jnp.pi * noisy)) * (noisy < 1.)
-      * joint,
-      p_mix=c.p_mix * jnp.clip(progress / max(c.p_mix_ramp, 1e-6), 0., 1.))
+  sigma = c.sigma * .5 * (1. + jnp.cos(jnp.pi * noisy)) * (noisy < 1.)
+  return sigma, c.p_mix * jnp.clip(progress / max(c.p_mix_ramp, 1e-6), 0., 1.)
 
 
-def _forward(model: ranker.Ranker, dig: dig_serving.Dig,
-             catalog: types.Catalog, batches: Mapping[str, types.Batch],
-             params: types.PyTree, codebook: types.PyTree, now: Now,
-             key: jax.Array, axis_name: str | None) -> Forward:
+def _forward(
+    model: ranker.Ranker, dig: dig_serving.Dig, catalog: types.Catalog,
+    batches: Mapping[str, types.Batch], own: types.PyTree,
+    state: types.TrainState, explore: tokenizers_base.Explore | None,
+    p_mix: jax.Array, key: jax.Array, axis_name: str | None) -> Forward:
+  """Both paths on one batch each, see `Forward`."""
   rank, found = batches['rank'], batches['retrieval']
-  item = jnp.concatenate([rank.item.reshape(-1), found.item.reshape(-1)])
+  sid, tokenizer = state.variables['codes'], dig.tokenizer
+  item = _all_items(batches)
   x, rank_history, found_history = model.vectors(
-      catalog, [item, rank.history, found.history])
-  # Codebook noise is keyed by item, not by device: replicas must agree.
-  output = dig.tokenizer.encode(
-      params, codebook, x, key=rng.stream(key, 'codes'), item=item,
-      noise=now.sigma, live=now.live)
+      catalog, [item, rank.history.item, found.history.item])
+  path = tokenizer.quantize(
+      own, state.variables['tokenizer'], x, stored=sid[item], explore=explore,
+      train=True, axis_name=axis_name)
+  quantized = tokenizer.read(
+      own, state.variables['tokenizer'], path, x, explore=explore,
+      live=explore is not None)
   cut, (b, c) = rank.item.size, found.item.shape
-  semantic = output.quantized[cut:]                              # [N, L, D]
+  semantic, codes = quantized[cut:], path.codes[cut:]            # [N, L, D]
   if dig.config.loss.leaf == 'item':
     leaf = model.leaves(x[cut:], item[cut:])
     semantic = jnp.concatenate([semantic[:, :-1], leaf[:, None]], 1)
-    found_history = model.leaves(found_history, found.history)
+    found_history = model.leaves(found_history, found.history.item)
   levels, dim = semantic.shape[1:]
-  query = semantic.reshape(b, c * levels, dim)
-  rank_match, found_match = _match(dig, codebook, output.codes, batches, now)
-  rank_h = model.attend(
-      model.users(rank, rank_history), x[:cut].reshape(*rank.item.shape, dim),
-      rank_match)
-  found_h = model.attend(
-      model.users(found, found_history), query, found_match)
-  guess = model.u2t(
-      jax.lax.stop_gradient(found_h) if dig.config.loss.stop_h else found_h,
-      jax.lax.stop_gradient(query))
-  guess = guess.reshape(b * c, levels, guess.shape[-1])
-  flat = layers.flat
-  cross = model.normalize(
-      'cross', jnp.concatenate([flat(rank.cross), flat(found.cross)]), True)
-  u2t = distill.bucket_mean(
-      cross[cut:], output.codes[cut:], found.mask.reshape(-1), axis_name)
+  rank_cross = found_cross = u2t = None
+  if model.num_cross:
+    # In one unit for both paths.
+    cross = model.normalize('cross', jnp.concatenate(
+        [layers.flat(rank.cross), layers.flat(found.cross)]), True)
+    rank_cross, found_cross = cross[:cut].reshape(rank.cross.shape), cross[cut:]
+    u2t = distill.bucket_mean(
+        found_cross, codes, found.mask.reshape(-1), axis_name)
   rows = (found.row[:, None] * c + jnp.arange(c)[None]).reshape(-1)
-  stand_in = distill.mix(
-      rng.per_row(rng.stream(key, 'mix'), rows), u2t, guess, now.p_mix)
-  h = jnp.concatenate([
-      model.normalize('user', flat(rank_h), True),
-      model.normalize('found', flat(found_h), True)])
-  left = jnp.concatenate([
-      dig_serving.item_slot(
-          dig, model, x[:cut], output.quantized[:cut, -1], True),
-      model.normalize('sid', flat(semantic), True)])
-  right = jnp.concatenate([
-      model.normalize('u2i', cross[:cut], True),
-      model.normalize('u2t', flat(stand_in), True)])
-  logits = model.mix(h, left, right)
+
+  def stand_in(guess: jax.Array) -> jax.Array:
+    return distill.mix(
+        rng.per_row(rng.stream(key, 'mix'), rows), u2t,
+        guess.reshape(u2t.shape), p_mix).reshape(guess.shape)
+
+  shape = (*rank.item.shape, dim)
+  y_rank = dig_serving.ranking_path(
+      dig, model, rank, x[:cut].reshape(shape), rank_history,
+      quantized[:cut, -1].reshape(shape),
+      dig_serving.matches(dig, sid, rank.history, sid[rank.item]), rank_cross,
+      True)
+  y_found, guess = dig_serving.retrieval_path(
+      dig, model, model.users(found, found_history),
+      semantic.reshape(b, c * levels, dim),
+      _known_matches(dig, sid, found, codes.reshape(b, c, levels)), True,
+      stand_in)
   return Forward(
-      logits[:cut].reshape(rank.item.shape), logits[cut:].reshape(b, c, levels),
-      output, x, cross[cut:], guess, u2t)
+      y_rank, y_found.reshape(b, c, levels), path, quantized, x, found_cross,
+      None if guess is None else guess.reshape(u2t.shape), u2t)
 
 
-def _match(dig: dig_serving.Dig, codebook: types.PyTree, codes: jax.Array,
-           batches: Mapping[str, types.Batch], now: Now
-           ) -> tuple[jax.Array | None, jax.Array | None]:
-  """Matches of both paths' queries: [B, C, M] and [B', C' L, M], or None."""
-  if not dig.config.loss.match:
-    return None, None
-  rank, found = batches['rank'], batches['retrieval']
-  sid = dig.tokenizer.codes(codebook)
-  # In the warm-up codes are placeholders, and match by chance.
-  of_rank = now.joint * dig_serving.matches(dig, sid, rank, sid[rank.item])
-  full = now.joint * dig_serving.matches(
-      dig, sid, found, codes[rank.item.size:].reshape(*found.item.shape, -1))
+def _all_items(batches: Mapping[str, types.Batch]) -> jax.Array:
+  """Returns the candidates of both streams, [R + N]."""
+  return jnp.concatenate([
+      batches[name].item.reshape(-1) for name in ('rank', 'retrieval')])
+
+
+def _known_matches(dig: dig_serving.Dig, sid: jax.Array, batch: types.Batch,
+                   codes: jax.Array) -> jax.Array | None:
+  """Returns what a query of each level knows of the matches of its item.
+
+  Args:
+    dig: the shared parts.
+    sid: [V, L] stored codes.
+    batch: B requests.
+    codes: [B, C, L] of the candidates.
+
+  Returns:
+    [B, C * L, L, A]: those of its own prefix only, or None.
+  """
+  full = dig_serving.matches(dig, sid, batch.history, codes)
+  if full is None:
+    return None
   b, c, levels, actions = full.shape
-  # A query of level l knows the matches of its own prefix only.
   known = jnp.tril(jnp.ones((levels, levels)))[None, None, :, :, None]
-  spread = (full[:, :, None] * known).reshape(b, c * levels, levels * actions)
-  return dig_serving.flat_matches(of_rank), spread
+  return (full[:, :, None] * known).reshape(b, c * levels, levels, actions)
 
 
-def loss_fn(dig: dig_serving.Dig, params: types.PyTree,
+def loss_fn(dig: dig_serving.Dig, explore: bool, params: types.PyTree,
             state: types.TrainState, catalog: types.Catalog,
             batches: Mapping[str, types.Batch], *, key: jax.Array,
-            axis_name: str | None
-            ) -> tuple[jax.Array, base.LossOutput]:
+            axis_name: str | None) -> tuple[jax.Array, base.Aux]:
   """DIG's five losses (specification section 4).
 
   loss = rank * L_rank + recall * L_recall + code * (L_commit, L_book)
@@ -253,110 +328,147 @@ def loss_fn(dig: dig_serving.Dig, params: types.PyTree,
 
   Args:
     dig: the shared parts.
+    explore: whether codes learn; else they stay, and L_commit and L_book fall
+      away.
     params: differentiated.
-    state: the rest of the state; `state.step` drives the schedules.
+    state: the rest of the state; its clock drives the schedules.
     catalog: item features.
     batches: 'rank' [B, C] exposures and 'retrieval' [B', 1 + negatives].
     key: of this step, the same on all devices.
     axis_name: data-parallel axis or None.
 
   Returns:
-    (local share of the global mean loss, LossOutput).
+    (local share of the global mean loss, Aux).
   """
-  now = schedule(dig, state.step)
-  model = ranker.make(dig.config.model, dig.data, axis_name)
-  out, updated = model.apply(
-      {'params': params['tower'], 'batch_stats': state.batch_stats},
-      dig, catalog, batches, params['tokenizer'], state.codebook, now, key,
-      axis_name, method=_forward, mutable=['batch_stats'])
-  terms, extra = _terms(dig, out, params, state, batches, axis_name)
-  c = dig.config.loss
-  loss = c.rank * terms['rank'] + now.joint * (
-      c.recall * terms['recall'] + c.code * now.live * terms['code']
-      + c.recon * terms['recon'] + c.u2t * terms['u2t'])
-  metrics = {'loss': loss, **{f'loss/{k}': v for k, v in terms.items()},
-             **{f'tokenizer/{k}': v for k, v in extra.items()}}
-  if axis_name is not None:
-    metrics = jax.lax.psum(metrics, axis_name)
-  metrics['schedule/sigma'] = now.sigma
-  label = batches['retrieval'].label.reshape(-1)
-  traffic = jnp.concatenate(
-      [jnp.zeros(out.vectors.shape[0] - label.shape[0]), label])
-  codebook = dig.tokenizer.update(
-      state.codebook, out.output, mask=traffic, axis_name=axis_name)
-  moving = now.joint * now.live > 0
-  codebook = jax.tree.map(
-      lambda new, old: jnp.where(moving, new, old), codebook, state.codebook)
-  return loss, base.LossOutput(metrics, codebook, updated['batch_stats'])
+  sigma, p_mix = _noise(dig, state.clock)
+  own, noise = params['tokenizer'], None
+  if explore:
+    # Keyed by item, not by device: replicas must agree.
+    noise = tokenizers_base.Explore(
+        _all_items(batches), rng.stream(key, 'codes'), sigma)
+  out, variables = ranking.apply(
+      dig.config, dig.data, params, state, lambda model: _forward(
+          model, dig, catalog, batches, own, state, noise, p_mix, key,
+          axis_name), axis_name)
+  terms = _terms(dig, out, batches, axis_name)
+  metrics, notes = {}, {}
+  if explore:
+    terms['code'], metrics, variables['tokenizer'] = _code_terms(
+        dig, out, own, state, batches, noise, axis_name)
+    notes['schedule/sigma'] = sigma
+  loss = sum(dig.config.loss[name] * term for name, term in terms.items())
+  return loss, base.Aux({
+      'loss': loss, **{f'loss/{k}': v for k, v in terms.items()},
+      **{f'tokenizer/{k}': v for k, v in metrics.items()}}, variables, notes)
 
 
-def _terms(dig: dig_serving.Dig, out: Forward, params: types.PyTree,
-           state: types.TrainState, batches: Mapping[str, types.Batch],
-           axis_name: str | None
-           ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def _terms(dig: dig_serving.Dig, out: Forward,
+           batches: Mapping[str, types.Batch], axis_name: str | None
+           ) -> dict[str, jax.Array]:
+  """The losses that do not teach the codes' borders by themselves."""
   rank, found = batches['rank'], batches['retrieval']
   mean = lambda value, mask: losses.reduce(value, mask, axis_name)
-  cut = rank.item.size
-  found_mask = found.mask.reshape(-1)
-  every = jnp.concatenate([rank.mask.reshape(-1), found_mask])
-  codes = out.output.codes[cut:].reshape(*found.item.shape, -1)
+  codes = out.path.codes[rank.item.size:].reshape(*found.item.shape, -1)
   keep = distill.prefix_negative_mask(codes, found.label)
   keep = keep * found.mask[..., None]
   y_found, seen = out.y_found, dig.config.train.retrieval_seen_negatives
   if seen:
     # Whole items alone: what share of a prefix was seen is not at hand.
     offset = distill.seen_offset(
-        found.history, found.history_mask, found.item, dig.data.num_items,
-        dig.config.train.retrieval_negatives, seen)
+        found.history.item, (found.history.segment > 0).astype(jnp.float32),
+        found.item, dig.data.num_items, dig.config.train.retrieval_negatives,
+        seen)
     y_found = y_found.at[..., -1].add(-offset)
     keep = keep.at[:, -seen:, :-1].set(0.)
   labels = jnp.broadcast_to(found.label[..., None], y_found.shape)
-  teacher = out.u2t
-  if dig.config.loss.u2t_target == 'own':
-    teacher = jnp.broadcast_to(out.cross[:, None], out.guess.shape)
-  per_code, extra = dig.tokenizer.loss(
-      params['tokenizer'], state.codebook, out.vectors, out.output)
-  per_recon = losses.mse_per_example(
-      out.output.quantized[:, -1], jax.lax.stop_gradient(out.vectors))
-  per_u2t = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
   terms = {
-      'rank': base.rank_loss(dig.config, out.y_rank, rank, axis_name),
+      'rank': ranking.loss(dig.config, out.y_rank, rank, axis_name),
       'recall': mean(losses.sigmoid_bce(y_found, labels), keep),
-      'code': mean(per_code, every),
-      'recon': mean(per_recon, every),
-      'u2t': mean(jnp.mean(per_u2t, -1), found_mask),
+      'recon': mean(losses.mse_per_example(
+          out.quantized[:, -1], jax.lax.stop_gradient(out.vectors)),
+                    _mask(batches)),
   }
-  return terms, {k: mean(v, every) for k, v in extra.items()}
+  if out.guess is not None:
+    teacher = out.u2t
+    if dig.config.loss.u2t_target == 'own':
+      teacher = jnp.broadcast_to(out.cross[:, None], out.guess.shape)
+    error = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
+    terms['u2t'] = mean(jnp.mean(error, -1), found.mask.reshape(-1))
+  return terms
 
 
-def _all_vectors(dig: dig_serving.Dig, state: types.TrainState,
-                 catalog: types.Catalog) -> jax.Array:
-  item = jnp.arange(dig.data.num_items)
-  return dig_serving.serve(
-      dig, state, lambda m: m.items(catalog.features, item))
+def _mask(batches: Mapping[str, types.Batch]) -> jax.Array:
+  """Returns which candidates of both streams are valid, [R + N]."""
+  return jnp.concatenate([
+      batches[name].mask.reshape(-1) for name in ('rank', 'retrieval')])
 
 
-def grow_tree(dig: dig_serving.Dig, state: types.TrainState,
-              catalog: types.Catalog, seed: int
-              ) -> tuple[types.TrainState, types.Metrics]:
-  """Host hook: balanced k-means tree over e_v, after the warm-up."""
-  params, codebook = dig.tokenizer.fit(
-      seed, state.params['tokenizer'], state.codebook,
-      jax.device_get(_all_vectors(dig, state, catalog)))
-  # What the optimizer remembers of the placeholder tables is of no use.
-  fresh = lambda path, x: x * 0 if {'address', 'semantic'} & {
-      getattr(k, 'key', None) for k in path} else x
-  return state.replace(
-      params={**state.params, 'tokenizer': params}, codebook=codebook,
-      opt_state=jax.tree_util.tree_map_with_path(fresh, state.opt_state)), {}
+def _code_terms(
+    dig: dig_serving.Dig, out: Forward, own: types.PyTree,
+    state: types.TrainState, batches: Mapping[str, types.Batch],
+    noise: tokenizers_base.Explore, axis_name: str | None
+) -> tuple[jax.Array, dict[str, jax.Array], types.PyTree]:
+  """Returns (the tokenizer's own loss, its metrics, its new variables)."""
+  mask, before = _mask(batches), state.variables['tokenizer']
+  per_item, metrics = dig.tokenizer.loss(
+      own, before, out.vectors, out.path, item=noise.item,
+      stored=state.variables['codes'][noise.item], explore=noise,
+      axis_name=axis_name)
+  label = batches['retrieval'].label.reshape(-1)
+  traffic = jnp.concatenate([
+      jnp.zeros(mask.shape[0] - label.shape[0]), label])
+  after = dig.tokenizer.update(
+      before, out.path, mask=traffic, axis_name=axis_name)
+  return (losses.reduce(per_item, mask, axis_name),
+          {k: losses.reduce(v, mask, axis_name) for k, v in metrics.items()},
+          after)
 
 
-def reassign(dig: dig_serving.Dig, state: types.TrainState,
-             catalog: types.Catalog, seed: int
-             ) -> tuple[types.TrainState, types.Metrics]:
-  """Host hook: capacity-limited reassignment of the stored codes."""
-  del seed
-  codebook, metrics = dig.tokenizer.refresh(
-      state.params['tokenizer'], state.codebook,
-      jax.device_get(_all_vectors(dig, state, catalog)))
-  return state.replace(codebook=codebook), metrics
+def item_vectors(dig: dig_serving.Dig, state: types.TrainState,
+                 catalog: types.Catalog, batch: types.ItemBatch) -> jax.Array:
+  """Returns e_v [B, D] of items."""
+  return ranking.serve(
+      dig.config, dig.data, state,
+      lambda model: model.items(catalog.features, batch.item))
+
+
+def _items(vectors: Any, bench: base.Bench, state: types.TrainState
+           ) -> tokenizers_base.Items:
+  """Gathers what the tokenizer reads of all items. A collective."""
+  catalog = bench.dataset.catalog
+  found = bench.rows(
+      vectors, state, base.item_blocks(bench.dataset.spec.num_items))
+  return tokenizers_base.Items(
+      ids=bench.dataset.item_ids, vectors=found, latents=found,
+      features=catalog.features, popularity=np.asarray(catalog.popularity))
+
+
+def grow_tree(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
+              state: types.TrainState) -> base.Changes:
+  """Host: balanced k-means tree over e_v, after the warm-up."""
+  items = _items(vectors, bench, state)
+  own, variables = bench.host(
+      (state.params['tokenizer'], state.variables['tokenizer']))
+
+  def work() -> base.Changes:
+    params, changed, codes = dig.tokenizer.start(
+        bench.seed, own, variables, items)
+    return base.Changes(
+        {'tokenizer': params}, {'tokenizer': changed, 'codes': codes})
+  # What an optimizer remembers of the placeholder tables is of no use.
+  reset = tuple({'semantic', 'address'} & set(own))
+  return bench.once(work)._replace(reset=reset)
+
+
+def reassign(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
+             state: types.TrainState) -> base.Changes:
+  """Host: capacity-limited reassignment of the stored codes."""
+  items = _items(vectors, bench, state)
+  own, variables, old = bench.host((
+      state.params['tokenizer'], state.variables['tokenizer'],
+      state.variables['codes']))
+
+  def work() -> base.Changes:
+    codes, metrics = dig.tokenizer.assign(own, variables, items, old)
+    return base.Changes(variables={'codes': codes}, metrics=metrics)
+  return bench.once(work)

@@ -1,10 +1,11 @@
-"""DIG's serving paths: ranking by items, retrieval by tokens.
+"""DIG's two paths, each written once for training and for serving.
 
-Running statistics, stored codes, no noise (arXiv 2605.14853, specification
-section 6).
+Serving reads running statistics and stored codes, without noise (arXiv
+2605.14853, specification section 6).
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from sidrec import decode
 from sidrec import distill
 from sidrec import trie
 from sidrec import types
+from sidrec.methods import ranking
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
+from sidrec.tokenizers import walk
 
 
 class Dig(NamedTuple):
@@ -24,100 +27,142 @@ class Dig(NamedTuple):
   config: the whole configuration.
   data: static facts of the data set.
   tokenizer: the quantizer.
-  num_steps, warmup, freeze: length of the run, the step at which the codes
-    appear and the one after which they stay.
+  joint, frozen: steps in which the codes learn, and after that.
   """
   config: ml_collections.ConfigDict
   data: types.DataSpec
   tokenizer: tokenizers_base.Tokenizer
-  num_steps: int
-  warmup: int
-  freeze: int
+  joint: int
+  frozen: int
 
 
-def item_slot(dig: Dig, model: ranker.Ranker, vectors: jax.Array,
-              semantic: jax.Array, train: bool) -> jax.Array:
-  """The ranking path's item slot [..., D] from e_v and e_sid [..., D]."""
-  out = model.normalize('item', vectors, train)
+def ranking_path(
+    dig: Dig, model: ranker.Ranker, batch: types.Batch, x: jax.Array,
+    history: jax.Array, semantic: jax.Array | None, match: jax.Array | None,
+    cross: jax.Array | None, train: bool) -> jax.Array:
+  """Scores candidates by themselves and their own u2i.
+
+  Args:
+    dig: the shared parts.
+    model: the tower.
+    batch: B requests with C candidates.
+    x: [B, C, D] e_v of the candidates.
+    history: [B, T, D] e_v of the history.
+    semantic: [B, C, D] what their codes say; None = nothing yet.
+    match: [B, C, L, A] of `matches`, or None.
+    cross: [B, C, X] u2i in standard units; None where there is none.
+    train: whether batch norms read the batch.
+
+  Returns:
+    [B, C] logits.
+  """
+  h = model.attend(model.users(batch, history), x, _flat(match))
+  item = model.normalize('item', x, train)
   if dig.config.loss.rank_item == 'both':
-    out = (out + model.normalize('rsid', semantic, train)) / jnp.sqrt(2.)
-  return out
+    if semantic is not None:
+      item = item + model.normalize('rsid', semantic, train)
+    item = item / jnp.sqrt(2.)
+  return model.logits(h, item, cross, ranker.RANKING, train)
 
 
-def matches(dig: Dig, sid: jax.Array, batch: types.Batch, codes: jax.Array
-            ) -> jax.Array | None:
+def retrieval_path(
+    dig: Dig, model: ranker.Ranker, users: Any, e: jax.Array,
+    match: jax.Array | None, train: bool = False,
+    stand_in: Callable[[jax.Array], jax.Array] | None = None
+) -> tuple[jax.Array, jax.Array | None]:
+  """Scores token prefixes; their u2i is unknown.
+
+  Args:
+    dig: the shared parts.
+    model: the tower.
+    users: of `Ranker.users`, B requests.
+    e: [B, Q, D] embeddings of prefixes.
+    match: [B, Q, L, A] of `matches`, or None.
+    train: whether batch norms read the batch.
+    stand_in: guess [B, Q, X] -> what stands in for u2i; None = the guess.
+
+  Returns:
+    (logits [B, Q], MLP_u2t's guess [B, Q, X]; None without u2i). The guess
+    sends no gradient to the prefix, and with `loss.stop_h` none to h.
+  """
+  sg = jax.lax.stop_gradient
+  h = model.attend(users, e, _flat(match))
+  guess = u2i = None
+  if model.num_cross:
+    guess = model.u2t(sg(h) if dig.config.loss.stop_h else h, sg(e))
+    u2i = guess if stand_in is None else stand_in(guess)
+    if not train and not dig.config.eval.use_u2t:
+      u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
+  return model.logits(h, model.normalize('sid', e, train), u2i,
+                      ranker.RETRIEVAL, train), guess
+
+
+def matches(dig: Dig, sid: jax.Array, history: types.Sequence,
+            codes: jax.Array) -> jax.Array | None:
   """Matches [B, C, L, A] of prefixes [B, C, l] with the history, or None.
 
   Args:
     dig: the shared parts.
     sid: [V, L] stored codes.
-    batch: B requests.
+    history: [B, T].
     codes: [B, C, l] int32.
   """
   if not dig.config.loss.match:
     return None
-  action = jax.nn.one_hot(batch.history_action, dig.data.num_actions)
-  weight = action * batch.history_mask[..., None]
-  return distill.match_counts(sid[batch.history], weight, codes)
+  action = jax.nn.one_hot(history.action, dig.data.num_actions)
+  weight = action * (history.segment > 0)[..., None]
+  return distill.match_counts(sid[history.item], weight, codes)
 
 
-def flat_matches(found: jax.Array | None) -> jax.Array | None:
+def no_matches(dig: Dig, shape: tuple[int, int]) -> jax.Array | None:
+  """Returns matches [B, C, L, A] while there are no codes: none."""
+  if not dig.config.loss.match:
+    return None
+  return jnp.zeros((*shape, len(dig.tokenizer.sizes), dig.data.num_actions))
+
+
+def _flat(match: jax.Array | None) -> jax.Array | None:
   """[B, C, L, A] -> [B, C, L * A]."""
-  return None if found is None else found.reshape(*found.shape[:2], -1)
+  return None if match is None else match.reshape(*match.shape[:2], -1)
 
 
-def serve(dig: Dig, state: types.TrainState, fn: Any) -> Any:
-  """Applies fn(module) with the state's tower and running statistics."""
-  model = ranker.make(dig.config.model, dig.data)
-  return model.apply(
-      {'params': state.params['tower'], 'batch_stats': state.batch_stats},
-      method=fn)
+def _prefix(dig: Dig, state: types.TrainState, codes: jax.Array) -> jax.Array:
+  """Embeds prefixes [..., l] by the semantic tables: [..., D]."""
+  return walk.prefix(dig.tokenizer.books(state.params['tokenizer']), codes)
 
 
 def score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
           batch: types.Batch) -> jax.Array:
   """Logits [B, C] of the ranking path, with the candidates' own u2i."""
-  sid = dig.tokenizer.codes(state.codebook)
+  sid = state.variables['codes']
   codes = sid[batch.item]
-  semantic = dig.tokenizer.prefix(state.params['tokenizer'], codes)
 
   def fn(model: ranker.Ranker) -> jax.Array:
-    x, history = model.vectors(catalog, [batch.item, batch.history])
-    h = model.attend(model.users(batch, history), x, flat_matches(
-        matches(dig, sid, batch, codes)))
-    return model.logits(
-        h, item_slot(dig, model, x, semantic, False),
-        model.normalize('cross', batch.cross, False), ranker.RANKING)
-  return serve(dig, state, fn)
-
-
-def _prefix_logits(dig: Dig, model: ranker.Ranker, e: jax.Array, users: Any,
-                   match: jax.Array | None) -> jax.Array:
-  """Level scores [B, C] of prefix embeddings [B, C, D]; u2i is unknown."""
-  h = model.attend(users, e, flat_matches(match))
-  u2i = model.u2t(h, e)
-  if not dig.config.eval.use_u2t:
-    u2i = jnp.zeros_like(u2i)  # Control arm: the mean, so nothing known.
-  return model.logits(
-      h, model.normalize('sid', e, False), u2i, ranker.RETRIEVAL)
+    x, history = model.vectors(catalog, [batch.item, batch.history.item])
+    return ranking_path(
+        dig, model, batch, x, history, _prefix(dig, state, codes),
+        matches(dig, sid, batch.history, codes),
+        model.normalize('cross', batch.cross, False), False)
+  return ranking.serve(dig.config, dig.data, state, fn)
 
 
 def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
                 batch: types.Batch) -> jax.Array:
   """Logits [B, C] of the retrieval path at the last level, without u2i."""
-  sid = dig.tokenizer.codes(state.codebook)
+  sid = state.variables['codes']
   codes = sid[batch.item]
 
   def fn(model: ranker.Ranker) -> jax.Array:
-    e, history = model.vectors(catalog, [batch.item, batch.history])
+    e, history = model.vectors(catalog, [batch.item, batch.history.item])
     if dig.config.loss.leaf == 'tokens':
-      e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
+      e = _prefix(dig, state, codes)
     else:
       e = model.leaves(e, batch.item)
-      history = model.leaves(history, batch.history)
-    return _prefix_logits(dig, model, e, model.users(batch, history),
-                          matches(dig, sid, batch, codes))
-  return serve(dig, state, fn)
+      history = model.leaves(history, batch.history.item)
+    return retrieval_path(
+        dig, model, model.users(batch, history), e,
+        matches(dig, sid, batch.history, codes))[0]
+  return ranking.serve(dig.config, dig.data, state, fn)
 
 
 def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
@@ -137,33 +182,31 @@ def retrieve(dig: Dig, state: types.TrainState, catalog: types.Catalog,
   Returns:
     Beams [B, W], scores are logits of the last level.
   """
-  num_levels = len(dig.tokenizer.codebook_sizes)
+  num_levels = len(dig.tokenizer.sizes)
   item_leaf = dig.config.loss.leaf == 'item'
-  sid = dig.tokenizer.codes(state.codebook)
+  sid = state.variables['codes']
 
   def fn(model: ranker.Ranker) -> types.Beams:
-    history, = model.vectors(catalog, [batch.history])
+    history, = model.vectors(catalog, [batch.history.item])
     leaves = None
     if item_leaf:
       # The nodes of the last level are the items.
       leaves = model.leaves(model.items(catalog.features, t.items), t.items)
-      history = model.leaves(history, batch.history)
+      history = model.leaves(history, batch.history.item)
     users = model.users(batch, history)
 
-    def logits_fn(prefix: jax.Array, carry: Any):
-      def score_fn(found: decode.Children) -> jax.Array:
-        head = found.take(prefix)
-        codes = jnp.concatenate([head, found.code[..., None]], -1)
-        if item_leaf and codes.shape[-1] == num_levels:
-          e = leaves[found.node]
-        else:
-          e = dig.tokenizer.prefix(state.params['tokenizer'], codes)
-        return _prefix_logits(
-            dig, model, e, users, matches(dig, sid, batch, codes))
-      return score_fn, carry
+    def score_fn(prefix: jax.Array, found: decode.Children) -> jax.Array:
+      codes = jnp.concatenate(
+          [found.take(prefix), found.code[..., None]], -1)
+      if item_leaf and codes.shape[-1] == num_levels:
+        e = leaves[found.node]
+      else:
+        e = _prefix(dig, state, codes)
+      return retrieval_path(
+          dig, model, users, e, matches(dig, sid, batch.history, codes))[0]
 
     return decode.beam_search(
-        logits_fn, t, beam_size=beam_size, bounds=bounds,
-        batch_size=batch.user.shape[0], score=dig.config.eval.score,
-        num_rungs=2)
-  return serve(dig, state, fn)
+        lambda prefix, carry: (functools.partial(score_fn, prefix), carry), t,
+        beam_size=beam_size, bounds=bounds, batch_size=batch.user.shape[0],
+        score=dig.config.eval.score, num_rungs=2)
+  return ranking.serve(dig.config, dig.data, state, fn)

@@ -1,4 +1,8 @@
-"""What methods share that learn the next item of a packed sequence."""
+"""Learning and retrieving the next item by its id: SASRec's part.
+
+A softmax over items instead of one sampled negative (arXiv 1808.09781 has the
+latter).
+"""
 
 import functools
 from typing import Any, Mapping
@@ -7,84 +11,90 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from sidrec import config as config_lib
+from sidrec import decode
 from sidrec import losses
 from sidrec import rng
+from sidrec import trie
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
-from sidrec.models import sasrec
+from sidrec.models import attention
+from sidrec.models import item_model
+
+_BLOCK = 8192  # Items whose scores retrieval holds at a time.
 
 
-def stream(train: ml_collections.ConfigDict) -> dict[str, types.StreamSpec]:
-  """Returns the batches of a step: packed sequences.
+def stream(train: ml_collections.ConfigDict) -> types.StreamSpec:
+  """Returns the batches of a step: packed sequences of positives.
 
   Args:
-    train: a sub-tree with `batch_size` (rows) and `row_items` (places a row).
+    train: a stage with `batch_size` (rows) and `row_items` (places a row).
   """
-  return {'sequences': types.StreamSpec(
-      'sequences', train.batch_size, length=train.row_items)}
+  return types.StreamSpec(
+      'sequences', train.batch_size, length=train.row_items)
 
 
-def share(metrics: Mapping[str, jax.Array], axis_name: str | None
-          ) -> dict[str, Any]:
-  """Adds up the devices' shares of global means."""
-  metrics = dict(metrics)
-  return metrics if axis_name is None else jax.lax.psum(metrics, axis_name)
-
-
-def sasrec_phase(
-    name: str, model: sasrec.Sasrec, config: ml_collections.ConfigDict,
-    num_steps: int, **kwargs: Any) -> base.Phase:
-  """Trains SASRec (arXiv 1808.09781) on packed sequences.
+def part(name: str, model: item_model.ItemModel,
+         train: ml_collections.ConfigDict, num_steps: int) -> base.Part:
+  """Makes an item model with the program and the optimizer that train it.
 
   Args:
-    name: of the phase and of its parameters.
+    name: of its parameters, program and optimizer.
     model: the pure functions.
-    config: a sub-tree with what `base.adamw` reads, `batch_size`, `row_items`
-      and `negatives`: items of a step that the softmax runs over, drawn
-      uniformly; 0, or as many as there are, = the whole catalog.
-    num_steps: length.
-    **kwargs: further fields of the phase.
+    train: a stage with `row_items` and `negatives`: items of a step that the
+      softmax runs over, drawn uniformly; 0, or as many as there are, = the
+      whole catalog.
+    num_steps: length of the schedule.
   """
-  return base.Phase(
-      name, num_steps, stream(config), base.adamw(config, num_steps),
-      functools.partial(_sasrec_loss, name, model, config.negatives),
-      trains=(name,), **kwargs)
+  return base.Part(
+      init=lambda key, catalog: ({name: model.init(rng.stream(key, name))}, {}),
+      programs={name: base.Program(
+          functools.partial(_loss, name, model, train.negatives),
+          {'sequences': stream(train)}, (name,))},
+      optimizers={name: base.Optimizer((name,), base.adamw(train, num_steps))})
 
 
-def _seen(item: jax.Array, segment: jax.Array) -> jax.Array:
+def num_steps(train: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
+              ) -> int:
+  """Returns the length of a stage on packed sequences, in steps."""
+  return config_lib.steps(
+      train, rows=base.num_examples(dataset, stream(train)))
+
+
+def _seen(sequence: types.Sequence) -> jax.Array:
   """Whether place s of a row has read place t: [B, S, S], s before t.
 
   An item counts once, where its segment has it first.
   """
-  num = item.shape[1]
-  earlier = jnp.tril(jnp.ones((num, num), bool))[None] & (
-      segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
-  again = jnp.any(
-      jnp.tril(earlier, -1) & (item[:, :, None] == item[:, None]), -1)
+  earlier = attention.visible(sequence.segment)
+  strictly = earlier & ~jnp.eye(earlier.shape[-1], dtype=bool)[None]
+  again = jnp.any(strictly & (
+      sequence.item[:, :, None] == sequence.item[:, None]), -1)
   return earlier & ~again[:, None]
 
 
-def _sasrec_loss(
-    name: str, model: sasrec.Sasrec, negatives: int, params: types.PyTree,
-    state: types.TrainState, catalog: types.Catalog,
-    batches: Mapping[str, types.SequenceBatch], *, key: jax.Array,
-    axis_name: str | None) -> tuple[jax.Array, base.LossOutput]:
+def _loss(
+    name: str, model: item_model.ItemModel, negatives: int,
+    params: types.PyTree, state: types.TrainState, catalog: types.Catalog,
+    batches: Mapping[str, types.Sequence], *, key: jax.Array,
+    axis_name: str | None) -> tuple[jax.Array, base.Aux]:
   """Cross entropy of each target among the catalog, or an estimate of it.
 
   The items that the user has seen stand in the sum one by one, the others by a
   uniform sample that stands for all: the sum over the catalog, in expectation.
   """
+  del state, catalog
   batch, own = batches['sequences'], params[name]
-  hidden = model.train_hidden(
-      own, batch.item, batch.segment, key=rng.stream(key, 'dropout'),
-      row=batch.row)[:, :-1]
+  hidden = model.hidden(
+      own, batch, key=rng.stream(key, 'dropout'))[:, :-1]
   table, bias = model.table(own), model.seen(own)
   label, item = batch.item[:, 1:], batch.item[:, :-1]
   num_items, other = table.shape[0], jnp.arange(table.shape[0])
   if 0 < negatives < num_items:
     other = jax.random.randint(
         rng.stream(key, 'negatives'), (negatives,), 0, num_items)
-  seen = _seen(item, batch.segment[:, :-1])
+  seen = _seen(batch)[:, :-1, :-1]
   again = seen & (item[:, None] == label[..., None])
   right = jnp.sum(hidden * table[label], -1) + jnp.where(
       jnp.any(again, -1), bias, 0.)
@@ -98,9 +108,20 @@ def _sasrec_loss(
       right[..., None], jnp.where(seen & ~again, old, -jnp.inf),
       jnp.where(is_old | (other[None, None] == label[..., None]), -jnp.inf,
                 new)], -1)
-  label = jnp.zeros_like(label)
   loss = losses.reduce(
-      losses.softmax_cross_entropy(logits, label), batch.target[:, 1:],
-      axis_name)
-  return loss, base.LossOutput(
-      share({'loss': loss}, axis_name), state.codebook, state.batch_stats)
+      losses.softmax_cross_entropy(logits, jnp.zeros_like(label)),
+      batch.target[:, 1:], axis_name)
+  return loss, base.Aux({'loss': loss})
+
+
+def retrieve(
+    name: str, model: item_model.ItemModel, state: types.TrainState,
+    catalog: types.Catalog, batch: types.Batch, t: types.Trie | None,
+    beam_size: int, bounds: trie.Bounds | None) -> types.Beams:
+  """The items of the highest score for each of B users, exactly."""
+  del catalog, t, bounds
+  own, history = state.params[name], batch.history
+  query = model.hidden(own, history)[:, -1]
+  bias = jnp.where(history.segment > 0, model.seen(own), 0.)
+  return decode.top_items(
+      query, model.table(own), beam_size, _BLOCK, bias=(history.item, bias))

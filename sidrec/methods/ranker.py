@@ -11,85 +11,79 @@ import jax
 import ml_collections
 
 from sidrec import rng
+from sidrec import schedule
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
-from sidrec.models import layers
+from sidrec.methods import ranking
 from sidrec.models import ranker
 
 
-def make(
-    config: ml_collections.ConfigDict, data: types.DataSpec, num_steps: int
-) -> base.Method:
+def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
+         ) -> base.Method:
   """Builds the plain ranker.
 
   Args:
     config: the whole configuration.
-    data: static facts of the data set.
-    num_steps: steps of the run.
+    dataset: what it learns from.
 
   Returns:
     The method; it can score but not retrieve.
   """
-  phase = base.Phase(
-      'rank', num_steps, base.ranking_streams(config, data, False),
-      base.make_optimizer(config.train, num_steps, {}, ranker.TABLES),
-      functools.partial(loss_fn, config, data))
+  data = dataset.spec
+  stream = ranking.exposures(config, data)
+  num_steps = base.main_steps(config, dataset, stream)
   return base.Method(
       init=functools.partial(init, config, data),
-      phases=(phase,), score=functools.partial(score, config, data),
-      token_score=None, retrieve=None, codes=None)
+      programs={'rank': base.Program(
+          functools.partial(loss_fn, config, data), {'rank': stream},
+          ('tower',))},
+      optimizers={'tower': base.Optimizer(
+          ('tower',), ranking.optimizer(config, num_steps))},
+      sections=(schedule.Section(
+          'rank', (schedule.Train('rank', num_steps),),
+          base.watch(config, num_steps), 'best'),),
+      score=functools.partial(score, config, data))
 
 
 def init(config: ml_collections.ConfigDict, data: types.DataSpec,
          key: jax.Array, catalog: types.Catalog
-         ) -> tuple[types.PyTree, types.PyTree, types.PyTree]:
-  """Returns fresh (params, codebook, batch_stats); consumes `key`."""
+         ) -> tuple[dict[str, types.PyTree], dict[str, types.PyTree]]:
+  """Returns fresh (params, variables); consumes `key`."""
   params, batch_stats = ranker.init(
       rng.stream(key, 'tower'), ranker.make(config.model, data), catalog)
-  return {'tower': params}, {}, batch_stats
+  return {'tower': params}, {'batch_stats': batch_stats}
+
+
+def path(model: ranker.Ranker, catalog: types.Catalog, batch: types.Batch,
+         train: bool) -> jax.Array:
+  """Logits [B, C] of the candidates, in training and in serving."""
+  x, history = model.vectors(catalog, [batch.item, batch.history.item])
+  h = model.attend(model.users(batch, history), x)
+  return model.logits(
+      h, model.normalize('item', x, train),
+      model.normalize('cross', batch.cross, train), ranker.RANKING, train)
 
 
 def loss_fn(config: ml_collections.ConfigDict, data: types.DataSpec,
             params: types.PyTree, state: types.TrainState,
             catalog: types.Catalog, batches: Mapping[str, types.Batch], *,
             key: jax.Array, axis_name: str | None
-            ) -> tuple[jax.Array, base.LossOutput]:
-  """Binary cross-entropy over every exposure; see `base.Phase.loss_fn`."""
+            ) -> tuple[jax.Array, base.Aux]:
+  """Binary cross-entropy over every exposure; see `base.LossFn`."""
   del key
   batch = batches['rank']
-
-  def fn(model: ranker.Ranker) -> jax.Array:
-    x, history = model.vectors(catalog, [batch.item, batch.history])
-    h = model.attend(model.users(batch, history), x)
-    flat = layers.flat
-    return model.mix(
-        model.normalize('user', flat(h), True),
-        model.normalize('item', flat(x), True),
-        model.normalize(
-            'u2i', model.normalize('cross', flat(batch.cross), True), True))
-
-  logits, updated = ranker.make(config.model, data, axis_name).apply(
-      {'params': params['tower'], 'batch_stats': state.batch_stats},
-      method=fn, mutable=['batch_stats'])
-  loss = base.rank_loss(
-      config, logits.reshape(batch.item.shape), batch, axis_name)
+  logits, variables = ranking.apply(
+      config, data, params, state,
+      lambda model: path(model, catalog, batch, True), axis_name)
+  loss = ranking.loss(config, logits, batch, axis_name)
   metrics: dict[str, Any] = {'loss': loss, 'loss/rank': loss}
-  if axis_name is not None:
-    metrics = jax.lax.psum(metrics, axis_name)
-  return loss, base.LossOutput(
-      metrics, state.codebook, updated['batch_stats'])
+  return loss, base.Aux(metrics, variables)
 
 
 def score(config: ml_collections.ConfigDict, data: types.DataSpec,
           state: types.TrainState, catalog: types.Catalog, batch: types.Batch
           ) -> jax.Array:
   """Logits [B, C] of the candidates."""
-  def fn(model: ranker.Ranker) -> jax.Array:
-    x, history = model.vectors(catalog, [batch.item, batch.history])
-    h = model.attend(model.users(batch, history), x)
-    return model.logits(
-        h, model.normalize('item', x, False),
-        model.normalize('cross', batch.cross, False), ranker.RANKING)
-  return ranker.make(config.model, data).apply(
-      {'params': state.params['tower'], 'batch_stats': state.batch_stats},
-      method=fn)
+  return ranking.serve(
+      config, data, state, lambda model: path(model, catalog, batch, False))
