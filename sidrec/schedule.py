@@ -1,8 +1,8 @@
 """What a run does and when, as a value: a tuple of items, no predicates.
 
     sections = (
-        Section('tokenizer', (start, *every(Train('tokenizer', 900), 300, between),
-                              assign)),
+        Section('tokenizer', (
+            start, *every(Train('tokenizer', 900), 300, between), assign)),
         Section('generator', (Train('generator', 2000),), watch, 'best'))
 
 Alternation is `400 * (a, b, c)`. A `Cursor` says how far a run has come; what

@@ -18,7 +18,7 @@ def _load(name: str) -> ModuleType:
 
 
 def get(name: str) -> ModuleType:
-  """Returns the module of a method; its `make(config, data, num_steps)` builds it.
+  """Returns the module of a method; its `make(config, dataset)` builds it.
 
   Args:
     name: file name in `sidrec/methods`, for instance 'dig'.

@@ -5,7 +5,7 @@ latter).
 """
 
 import functools
-from typing import Any, Mapping
+from typing import Mapping
 
 import jax
 import jax.numpy as jnp

@@ -62,7 +62,8 @@ def content(settings: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
         'items: no embeddings and no static fields, so there is nothing to '
         'make codes of; add item_embeddings.npy or columns to the items '
         'table, or set config.vectors.name=sasrec')
-  return Source(dataset.spec.vector_dim, base.Part(lambda key, catalog: ({}, {})))
+  return Source(
+      dataset.spec.vector_dim, base.Part(lambda key, catalog: ({}, {})))
 
 
 def sasrec(settings: ml_collections.ConfigDict, dataset: dataset_lib.Dataset

@@ -76,7 +76,8 @@ def _host(run: run_lib.Run, section: schedule.Section, item: schedule.Host,
           state: types.TrainState) -> types.TrainState:
   """Runs host work in every process and puts its changes into the state."""
   began = time.perf_counter()
-  bench = run_lib.Bench(run, schedule.hosts_done(section, run.cursor, item.name))
+  bench = run_lib.Bench(
+      run, schedule.hosts_done(section, run.cursor, item.name))
   changes = item.fn(bench, state)
   place = run.mapped.place
   params = base.merge(state.params, place(dict(changes.params)))
@@ -176,8 +177,8 @@ def _train(run: run_lib.Run, section: schedule.Section, item: schedule.Train,
   return state, False
 
 
-def _end_section(run: run_lib.Run, section: schedule.Section, state: types.TrainState
-                 ) -> types.TrainState:
+def _end_section(run: run_lib.Run, section: schedule.Section,
+                 state: types.TrainState) -> types.TrainState:
   """Validates, chooses the state that goes on, and writes one checkpoint.
 
   Its cursor is the next section's, so that a kill on either side of it
@@ -202,8 +203,8 @@ def _end_section(run: run_lib.Run, section: schedule.Section, state: types.Train
   return state
 
 
-def _validate(run: run_lib.Run, section: schedule.Section, state: types.TrainState
-              ) -> bool:
+def _validate(run: run_lib.Run, section: schedule.Section,
+              state: types.TrainState) -> bool:
   """Validates; says whether the section's patience is at its end."""
   watch, progress = section.watch, run.progress
   if watch.probe:
