@@ -14,7 +14,7 @@ import pytest
 from sidrec import data
 from sidrec import methods
 from sidrec import parallel
-from sidrec import train
+from sidrec import schedule
 from sidrec import trie
 from sidrec import types
 from sidrec.data import pipeline
@@ -30,30 +30,55 @@ def _dataset():
   return data.load(tiny_run.config('popularity').data, 0)
 
 
-def _after_hooks(method, state, dataset):
-  """The host hooks before the last phase, as the trainer runs them."""
-  last = sum(phase.num_steps for phase in method.phases[:-1])
-  for done in range(last + 1):
-    for hook in (h for p in method.phases[:1] for h in p.hooks if h.at(done)):
-      state, metrics = hook.fn(jax.tree.map(np.array, state.replace(
-          step=np.int32(done))), dataset.catalog, 0)
-      assert all(math.isfinite(v) for v in metrics.values())
-  return state.replace(step=np.int32(0))
+class _Bench:
+  """Host work's bench on one device."""
+
+  def __init__(self, dataset, count):
+    self.dataset, self.seed, self.count = dataset, 0, count
+
+  def rows(self, fn, state, batches):
+    out = [jax.device_get(fn(state, self.dataset.catalog, batch))
+           for batch in batches]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *out)
+
+  def once(self, fn):
+    return fn()
+
+  def host(self, tree):
+    return jax.tree.map(np.array, tree)
+
+
+def _after_hosts(method, state, dataset):
+  """The host work of the whole schedule, as the trainer does it."""
+  for section in method.sections:
+    for item in section.items:
+      if isinstance(item, schedule.Host):
+        changes = item.fn(_Bench(dataset, 0), state)
+        assert isinstance(changes, base.Changes), item.name
+        assert set(changes.variables) <= set(state.variables)
+        assert set(changes.reset) <= set(method.optimizers)
+        assert all(math.isfinite(v) for v in changes.metrics.values())
+        state = state.replace(
+            params=base.merge(state.params, changes.params),
+            variables={**state.variables, **changes.variables})
+  return state
 
 
 @functools.cache
 def _world(name, **changes):
   """A method with codes from the first step on, and batches for it."""
   if name == 'dig':
-    changes = {'loss__warmup': 0., **changes}
-  config, dataset = tiny_run.config(name, **changes), _dataset()
-  method = methods.get(config.method).make(config, dataset.spec, STEPS)
+    changes = {'loss__warmup': .25, **changes}
+  config = tiny_run.config(name, train__num_steps=STEPS, **changes)
+  dataset = _dataset()
+  method = methods.get(config.method).make(config, dataset)
   fresh = jax.jit(functools.partial(base.init_state, method))(
-      jax.random.key(0), dataset.catalog)
-  batches = []
-  for phase in method.phases:
-    reader = pipeline.Pipeline(dataset, phase.streams, seed=0)
-    batches.append([reader.batch(step) for step in range(3)])
+      0, dataset.catalog)
+  batches = {}
+  for program, own in method.programs.items():
+    reader = pipeline.Pipeline(dataset, own.streams, seed=0)
+    batches[program] = [reader.batch({name: step for name in own.streams})
+                        for step in range(3)]
   draw = np.random.default_rng(0)
   items = np.stack([
       draw.permutation(dataset.spec.num_items)[:CANDIDATES]
@@ -61,7 +86,7 @@ def _world(name, **changes):
   jit = lambda fn, **kwargs: None if fn is None else jax.jit(fn, **kwargs)
   return python_types.SimpleNamespace(
       config=config, method=method, fresh=fresh, batches=batches,
-      state=_after_hooks(method, fresh, dataset), catalog=dataset.catalog,
+      state=_after_hosts(method, fresh, dataset), catalog=dataset.catalog,
       request=_request(items), num_items=dataset.spec.num_items,
       score=jit(method.score), token_score=jit(method.token_score),
       retrieve=jit(method.retrieve, static_argnames=(
@@ -78,10 +103,10 @@ def _request(items):
 def _retrieve(world, batch, beam_size=BEAMS):
   """Retrieves with the trie as an argument, as the evaluator does."""
   tree, bounds = None, None
-  if world.method.codes is not None:
+  if world.method.sizes:
     tree, bounds = trie.pad(
-        trie.build(np.asarray(world.method.codes(world.state))),
-        world.method.codebook_sizes, beam_size)
+        trie.build(np.asarray(world.state.variables['codes'])),
+        world.method.sizes, beam_size)
   return jax.device_get(world.retrieve(
       world.state, world.catalog, batch, tree, beam_size=beam_size,
       bounds=bounds))
@@ -103,37 +128,47 @@ def test_names():
 def test_make_and_init(world):
   method = world.method
   assert isinstance(method, base.Method)
-  assert [p.num_steps for p in method.phases[-1:]] in ([], [STEPS])
-  for phase in method.phases:
-    assert phase.streams and isinstance(phase, base.Phase)
-    assert all(isinstance(hook, base.Hook) for hook in phase.hooks)
-  assert int(world.fresh.step) == 0
+  for program in method.programs.values():
+    assert program.streams and isinstance(program, base.Program)
+    assert set(program.optimizers) <= set(method.optimizers)
+  for optimizer in method.optimizers.values():
+    base.select(world.fresh.params, optimizer.params)  # They are there.
+  trained = [item for section in method.sections for item in section.items
+             if isinstance(item, schedule.Train)]
+  assert {item.program for item in trained} == set(method.programs)
+  main = method.sections[-1:]
+  assert [section.keep for section in main] in ([], ['best'])
+  assert len({section.name for section in method.sections}) == len(
+      method.sections)
+  assert all(int(v) == 0 for v in world.fresh.clock.values())
   chex.assert_tree_all_finite(world.fresh)
-  # A hook changes values, never what was compiled for.
+  # Host work changes values, never what was compiled for.
   chex.assert_trees_all_equal_shapes_and_dtypes(world.fresh, world.state)
   leaves = jax.tree.leaves(world.fresh)
   assert not any(leaf.dtype == np.float64 for leaf in map(np.asarray, leaves))
 
 
 @functools.cache
-def _trained(name, wrapper, shards, number=-1):
+def _trained(name, wrapper, shards, program):
   """Three of the trainer's steps; (state, metrics) on the host.
 
   By plain gradient descent: where a gradient is rounding noise alone (a bias
   before a batch norm), Adam makes whole steps of it, which no two ways to add
   up can share.
   """
-  world, optimizer = _world(name), optax.sgd(.1)
+  world, sgd = _world(name), optax.sgd(.1)
   devices = jax.devices()[:1 if wrapper == 'vmap' else shards]
   mapped = parallel.make(
       wrapper, devices, shards if wrapper == 'vmap' else None)
-  phase = world.method.phases[number]._replace(optimizer=optimizer)
-  step_fn = mapped.map_step(train.make_train_step(phase, seed=0))
-  memory = {phase.name: optimizer.init(phase.trained(world.state.params))}
+  method = world.method._replace(optimizers={
+      k: v._replace(tx=sgd) for k, v in world.method.optimizers.items()})
+  step_fn = mapped.map_step(base.make_step(method, program))
+  memory = {k: sgd.init(base.select(world.state.params, v.params))
+            for k, v in method.optimizers.items()}
   state = mapped.place(world.state.replace(opt_state=memory))
   catalog = mapped.place(world.catalog)
   history = []
-  for batches in world.batches[number]:
+  for batches in world.batches[program]:
     shards = {k: mapped.shard(v) for k, v in batches.items()}
     state, metrics = step_fn(state, catalog, shards)
     history.append(mapped.to_host(metrics))
@@ -141,16 +176,17 @@ def _trained(name, wrapper, shards, number=-1):
 
 
 def test_a_step_learns_and_keeps_its_shapes(world, request):
-  if not world.method.phases:
+  if not world.method.programs:
     assert world.method.score is not None or world.method.retrieve is not None
     return
   name = request.node.callspec.params['world']
-  for number, phase in enumerate(world.method.phases):
-    state, history = _trained(name, 'vmap', 4, number)
-    assert int(state.step) == 3
+  for program, own in world.method.programs.items():
+    state, history = _trained(name, 'vmap', 4, program)
+    assert {k: int(v) for k, v in state.clock.items()} == {
+        k: 3 * (k == program) for k in state.clock}
     chex.assert_trees_all_equal_shapes_and_dtypes(
         state.replace(opt_state=()), world.state.replace(opt_state=()))
-    chex.assert_tree_all_finite((state.params, state.batch_stats))
+    chex.assert_tree_all_finite((state.params, state.variables))
     for metrics in history:
       assert 'loss' in metrics
       assert all(np.shape(v) == () and math.isfinite(v)
@@ -158,17 +194,20 @@ def test_a_step_learns_and_keeps_its_shapes(world, request):
     moved = jax.tree.map(
         lambda a, b: (np.asarray(a) != np.asarray(b)).any(), state.params,
         world.state.params)
-    trained = phase.trained(moved)
-    assert np.mean(jax.tree.leaves(trained)) > .7
+    paths = [path for o in own.optimizers
+             for path in world.method.optimizers[o].params]
+    trained = base.select(moved, paths)
+    least = .5 if program == 'warmup' else .7  # The tower's retrieval parts.
+    assert np.mean(jax.tree.leaves(trained)) > least
     assert np.sum(jax.tree.leaves(moved)) == np.sum(jax.tree.leaves(trained))
 
 
 def test_optimizer(world):
-  for phase in world.method.phases:
-    params = phase.trained(world.state.params)
-    memory = world.state.opt_state[phase.name]
+  for name, optimizer in world.method.optimizers.items():
+    params = base.select(world.state.params, optimizer.params)
+    memory = world.state.opt_state[name]
     grads = jax.tree.map(lambda x: jnp.ones_like(x), params)
-    update = jax.jit(phase.optimizer.update)
+    update = jax.jit(optimizer.tx.update)
     state = memory
     for _ in range(2):  # The first step may be of length 0: a warm-up.
       updates, state = update(grads, state, params)
@@ -199,7 +238,7 @@ def test_retrieval(world):
   if world.method.retrieve is None:
     pytest.skip('ranks only')
   beams = _retrieve(world, world.request)
-  levels = len(world.method.codebook_sizes)
+  levels = len(world.method.sizes)
   for name, shape, kind in (
       ('item', (), np.int32), ('code', (levels,), np.int32),
       ('score', (), np.float32), ('mask', (), np.bool_)):
@@ -211,22 +250,24 @@ def test_retrieval(world):
     assert ((items >= 0) & (items < world.num_items)).all()
     assert (np.diff(beams.score[row][beams.mask[row]]) <= 0).all()
     if levels:
-      codes = np.asarray(world.method.codes(world.state))
+      codes = np.asarray(world.state.variables['codes'])
       np.testing.assert_array_equal(
           beams.code[row][beams.mask[row]], codes[items])
   # The candidates of a request are not known when it comes.
+  cross = world.request.cross
   other = world.request.replace(
-      item=world.request.item[::-1], cross=world.request.cross + 1.)
+      item=world.request.item[::-1],
+      cross=None if cross is None else cross + 1.)
   chex.assert_trees_all_close(_retrieve(world, other), beams, atol=1e-6)
 
 
 def test_codes(world):
-  if world.method.codes is None:
-    assert world.method.codebook_sizes == ()
+  if not world.method.sizes:
+    assert 'codes' not in world.fresh.variables
     pytest.skip('no codes')
-  sizes = world.method.codebook_sizes
+  sizes = world.method.sizes
   for state in (world.fresh, world.state):
-    codes = np.asarray(world.method.codes(state))
+    codes = np.asarray(state.variables['codes'])
     assert codes.shape == (world.num_items, len(sizes))
     assert codes.dtype == np.int32
     if state is world.state and world.config.label != 'letter':
@@ -238,17 +279,19 @@ def test_codes(world):
 # --- The step on any number of devices ---------------------------------------
 
 
-@pytest.mark.parametrize('name, number, wrapper', [
-    ('dig', 0, 'pmap'), ('dig', 0, 'vmap'), ('tiger', 0, 'vmap'),
-    ('tiger', 1, 'vmap'), ('letter', 0, 'vmap'), ('letter', 1, 'vmap')])
-def test_four_shards_equal_one(name, number, wrapper):
-  one, one_history = _trained(name, 'pmap', 1, number)
-  many, many_history = _trained(name, wrapper, 4, number)
+@pytest.mark.parametrize('name, program, wrapper', [
+    ('dig', 'joint', 'pmap'), ('dig', 'joint', 'vmap'),
+    ('dig', 'warmup', 'vmap'), ('dig', 'frozen', 'vmap'),
+    ('tiger', 'tokenizer', 'vmap'), ('tiger', 'generator', 'vmap'),
+    ('letter', 'collaborative', 'vmap'), ('letter', 'tokenizer', 'vmap')])
+def test_four_shards_equal_one(name, program, wrapper):
+  one, one_history = _trained(name, 'pmap', 1, program)
+  many, many_history = _trained(name, wrapper, 4, program)
   for a, b in zip(one_history, many_history, strict=True):
     chex.assert_trees_all_close(a, b, rtol=1e-5, atol=1e-5)
   chex.assert_trees_all_close(
-      (one.params, one.codebook, one.batch_stats),
-      (many.params, many.codebook, many.batch_stats), rtol=1e-5, atol=1e-5)
+      (one.params, one.variables), (many.params, many.variables), rtol=1e-5,
+      atol=1e-5)
 
 
 # --- Which loss teaches what, in DIG -----------------------------------------
@@ -266,30 +309,31 @@ def _dig(leaf, rank_item):
 def _term_gradient(leaf, rank_item):
   """(term, step, label of the retrieval batch) -> gradients."""
   world = _dig(leaf, rank_item)
-  phase, = world.method.phases
 
-  def terms(params, label, state, batches):
+  def terms(program, params, label, state, batches):
     found = batches['retrieval'].replace(label=label)
-    _, out = phase.loss_fn(
+    _, out = world.method.programs[program].loss_fn(
         params, state, world.catalog, {**batches, 'retrieval': found},
         key=jax.random.key(1), axis_name=None)
     return jnp.stack([
-        *(out.metrics[f'loss/{name}'] for name in TERMS),
+        *(out.metrics.get(f'loss/{name}', jnp.zeros([])) for name in TERMS),
         out.metrics['loss']])
 
-  @jax.jit
-  def pull(params, label, state, batches, weight):
+  @functools.partial(jax.jit, static_argnames='program')
+  def pull(params, label, state, batches, weight, program):
     _, back = jax.vjp(
-        lambda *args: terms(*args, state, batches), params, label)
+        lambda *args: terms(program, *args, state, batches), params, label)
     return back(weight)
 
-  def gradient(term, step=1, batches=None):
-    batches = batches or world.batches[0][0]
+  def gradient(term, program='joint', batches=None):
+    batches = batches or world.batches[program][0]
     weight = np.eye(len(TERMS) + 1, dtype=np.float32)[
         (*TERMS, 'loss').index(term)]
-    state = world.state.replace(step=jnp.asarray(step, jnp.int32))
+    clock = {**world.state.clock, 'joint': jnp.int32(1)}
+    state = world.state.replace(clock=clock)
     return jax.device_get(pull(
-        state.params, batches['retrieval'].label, state, batches, weight))
+        state.params, batches['retrieval'].label, state, batches, weight,
+        program))
   return world, gradient
 
 
@@ -334,10 +378,10 @@ def test_ranking_path_reads_codes_only_if_told_to(leaf, rank_item):
 def test_retrieval_teaches_items_that_are_candidates_only():
   # Tokens are then the only way from the loss to such an item's vector.
   world, gradient = _term_gradient('tokens', 'e_v')
-  batches = world.batches[0][0]
+  batches = world.batches['joint'][0]
   seen = np.concatenate([
-      np.ravel(batches['rank'].item), np.ravel(batches['rank'].history),
-      np.ravel(batches['retrieval'].history)])
+      np.ravel(batches['rank'].item), np.ravel(batches['rank'].history.item),
+      np.ravel(batches['retrieval'].history.item)])
   only = np.setdiff1d(batches['retrieval'].item, seen)
   assert only.size
   rows = gradient('recall')[0]['tower']['encoder']['item_id']
@@ -346,11 +390,24 @@ def test_retrieval_teaches_items_that_are_candidates_only():
 
 def test_freezing_stops_the_addresses():
   _, gradient = _term_gradient('item', 'both')
-  frozen = STEPS // 2
   for term in ('recall', 'rank', 'loss'):
-    reached = _reached(gradient(term, frozen)[0])
+    reached = _reached(gradient(term, 'frozen')[0])
     assert reached['address'] == [False] * 3 and any(reached['semantic'])
-  assert all(_reached(gradient('loss', frozen - 1)[0])['address'])
+  assert all(_reached(gradient('loss')[0])['address'])
+
+
+def test_the_warmup_pays_for_the_ranker_alone():
+  world = _dig('item', 'both')
+  program = world.method.programs['warmup']
+  assert set(program.streams) == {'rank'} and program.optimizers == ('tower',)
+  grads = jax.jit(jax.grad(lambda params: program.loss_fn(
+      params, world.state, world.catalog, world.batches['warmup'][0],
+      key=jax.random.key(1), axis_name=None)[0]))(world.state.params)
+  assert not any(np.abs(x).max() > 0 for x in jax.tree.leaves(
+      grads['tokenizer']))
+  for name in ('leaf_id', 'to_u2t'):
+    assert not any(np.abs(x).max() > 0 for x in jax.tree.leaves(
+        grads['tower'][name])), name
 
 
 def test_u2t_teaches_its_network_alone():
@@ -364,11 +421,11 @@ def test_u2t_teaches_its_network_alone():
 def test_masked_negatives_have_no_gradient():
   # d loss / d label = -(what the logits of kept places sum to) / count.
   world, gradient = _term_gradient('tokens', 'e_v')
-  found = world.batches[0][0]['retrieval']
+  found = world.batches['joint'][0]['retrieval']
   item, mask = found.item.copy(), found.mask.copy()
   item[:, 1] = item[:, 0]  # Shares every prefix with the positive.
   mask[:, 2:] = 0.
-  batches = {**world.batches[0][0],
+  batches = {**world.batches['joint'][0],
              'retrieval': found.replace(item=item, mask=mask)}
   label = gradient('recall', batches=batches)[1]
   assert (label[:, 0] != 0).all()

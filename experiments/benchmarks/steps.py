@@ -1,0 +1,98 @@
+"""How many training steps a second does a method's main program do here?
+
+    python experiments/benchmarks/steps.py tiger:amazon23-mini,decoder \
+        sasrec:amazon23-mini dig ranker:kuairand-pure-14d --steps=200
+
+Batches are made and fed as in a run; the codes are placeholders. One JSON line
+a method: steps a second, seconds until the first step was done (compiling),
+and the number of programs that were compiled by then.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+import jax
+
+from sidrec import config as config_lib
+from sidrec import data
+from sidrec import methods
+from sidrec import parallel
+from sidrec import schedule
+from sidrec.data import pipeline
+from sidrec.methods import base
+
+_COMPILE = '/jax/core/compile/backend_compile_duration'
+
+
+def main_program(method: base.Method) -> str:
+  """Returns the program with the most steps in a method's schedule."""
+  count = {}
+  for section in method.sections:
+    for item in section.items:
+      if isinstance(item, schedule.Train):
+        count[item.program] = count.get(item.program, 0) + item.num_steps
+  return max(count, key=count.get)
+
+
+def measure(name: str, num_steps: int) -> dict[str, float | str]:
+  """Times steps of one method.
+
+  Args:
+    name: of an experiment, with words after a colon.
+    num_steps: steps on the clock.
+  """
+  name, _, words = name.partition(':')
+  config = config_lib.load_experiment(name, words)
+  dataset = data.load(config.data, config.data.seed)
+  method = methods.get(config.method).make(config, dataset)
+  mapped = parallel.make(config.parallel.wrapper)
+  program = main_program(method)
+  compiled = []
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda event, seconds, **_: event == _COMPILE and compiled.append(seconds))
+  state = mapped.place(jax.jit(lambda: base.init_state(
+      method, config.seed, dataset.catalog))())
+  catalog = mapped.place(dataset.catalog)
+  step_fn = mapped.map_step(base.make_step(method, program))
+  feed = pipeline.Pipeline(
+      dataset, method.programs[program].streams, seed=config.seed,
+      prefetch=config.run.prefetch)
+  began, compiled[:] = time.perf_counter(), []
+  starts = {stream: 0 for stream in method.programs[program].streams}
+  warm = 10  # Every width of the batches has been seen by then, mostly.
+  for number, batch in enumerate(feed.iterate(starts, warm + num_steps)):
+    state, _ = step_fn(state, catalog, {
+        k: mapped.shard(v) for k, v in batch.items()})
+    if number == 0:
+      jax.block_until_ready(state.clock)
+      first = time.perf_counter() - began
+    if number + 1 == warm:
+      jax.block_until_ready(state.clock)
+      began = time.perf_counter()
+  jax.block_until_ready(state.clock)
+  return {
+      'method': f'{name}:{words}', 'program': program,
+      'steps_per_s': num_steps / (time.perf_counter() - began),
+      'first_step_s': first, 'compiled': len(compiled)}
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command; returns the exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('methods', nargs='+', metavar='NAME[:word,...]')
+  parser.add_argument('--steps', type=int, default=200)
+  args = parser.parse_args(argv)
+  for name in args.methods:
+    print(json.dumps(measure(name, args.steps)), flush=True)
+  return 0
+
+
+if __name__ == '__main__':
+  # As `sidrec.main` sets it; a process of its own that keeps nothing.
+  if jax.__version_info__[:2] == (0, 10):
+    os.environ['XLA_FLAGS'] = os.environ.get(
+        'XLA_FLAGS', '') + ' --xla_cpu_experimental_ynn_fusion_type='
+  sys.exit(main(sys.argv[1:]))
