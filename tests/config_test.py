@@ -1,5 +1,6 @@
 """Shared values, the words after the colon, ranges, and their errors."""
 
+import configparser
 import pathlib
 
 import pytest
@@ -351,3 +352,12 @@ def test_arguments_name_a_file_and_say_all_words():
   assert config_lib.arguments(['--help']) == ['--help']
   assert '--config=tigger: no file' in _one_line(
       config_lib.arguments, ['--config=tigger:planted'])
+
+
+def test_an_install_has_every_package_and_the_experiments():
+  setup = configparser.ConfigParser()
+  setup.read(tiny_run.ROOT / 'setup.cfg')
+  found = {'.'.join(path.parent.relative_to(tiny_run.ROOT).parts)
+           for path in (tiny_run.ROOT / 'sidrec').rglob('__init__.py')}
+  assert set(setup['options']['packages'].split()) == {
+      *found, 'sidrec.experiments'}
