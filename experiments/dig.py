@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       retrieval_batch_size=256, retrieval_negatives=4,
       retrieval_seen_negatives=1))
   config.tokenizer = ml_collections.ConfigDict(dict(
-      name='dig', dim=config.model.get_ref('dim'), num_levels=3,
+      name='dig', num_levels=3,
       codebook_size=0,  # 0: about three codes an item in all.
       assignment='gumbel_st',  # or 'ema', the paper's published form.
       forward_code='mixed',  # 'stored', 'sampled'.

@@ -6,7 +6,7 @@
 Product quantization (arXiv 2210.12316, VQ-Rec): a level codes a part of the
 vector. Generator and training are those of `tiger.py`.
 
-Minutes: about 10 on one CPU core with `decoder`; the T5 wants a GPU.
+Minutes: 10 to 15 on one CPU core with `decoder`; the T5 wants a GPU.
 Expected: not measured yet.
 """
 

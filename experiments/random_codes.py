@@ -5,7 +5,7 @@
 
 Distinct random tuples. Generator and training are those of `tiger.py`.
 
-Minutes: about 10 on one CPU core with `decoder`; the T5 wants a GPU.
+Minutes: 10 to 15 on one CPU core with `decoder`; the T5 wants a GPU.
 Expected: with `decoder`, test, Recall@10 .0461, NDCG@10 .0280 (one seed).
 """
 

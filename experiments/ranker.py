@@ -8,7 +8,7 @@ method alone. The word `exposures` is for logs of real exposures, as there:
     python -m sidrec.main --workdir=runs/kuairand/ranker \
         --config=experiments/ranker.py:kuairand-pure-14d,exposures
 
-Minutes: planted 1, KuaiRand 2, on one CPU core.
+Minutes: KuaiRand 2 on one CPU core.
 Expected: KuaiRand with `exposures`, test, AUC .7567, GAUC .6234 (3 seeds).
 """
 

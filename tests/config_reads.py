@@ -1,12 +1,13 @@
 """A configuration that notes which of its leaves are read."""
 
-import pathlib
 import sys
 from typing import Any
 
 import ml_collections
+from ml_collections.config_dict import config_dict
 
-_ROOT = str(pathlib.Path(__file__).resolve().parent.parent)
+# Files between a config and who reads it.
+_THROUGH = (__file__, config_dict.__file__)
 # Sub-trees that are one value: metrics and their weights.
 _WHOLE = ('eval.monitor',)
 
@@ -22,8 +23,8 @@ class Log:
 class Recorder(ml_collections.ConfigDict):
   """A ConfigDict that writes into a log; copies write into the same one.
 
-  A function whose name begins with `check` looks at a value to refuse it:
-  that, and what it calls, does not count as reading.
+  A function whose name begins with `check` looks at a value to refuse it: that
+  does not count as reading.
   """
 
   def __getitem__(self, key: Any) -> Any:
@@ -98,12 +99,11 @@ def _label(config, log, name):
 
 
 def _checking() -> bool:
-  """Whether some function of the package that calls us only checks."""
+  """Whether the function that reads is one that only checks."""
   frame = sys._getframe(1)  # pylint: disable=protected-access
   while frame is not None:
     code = frame.f_code
-    if code.co_name.lstrip('_').startswith('check') and (
-        code.co_filename.startswith(_ROOT)):
-      return True
+    if code.co_filename not in _THROUGH and not code.co_name.startswith('<'):
+      return code.co_name.lstrip('_').startswith('check')
     frame = frame.f_back
   return False

@@ -46,8 +46,16 @@ def test_copies_note_too():
   assert config.a == 1
 
 
+def _read(config):
+  return config.b.c
+
+
 def _check_all(config):
-  return config.a > 0 and config.b.c > 0
+  return all(x > 0 for x in [config.a])
+
+
+def _check_and_read(config):
+  return config.a > 0, _read(config)
 
 
 def test_checking_and_writing_down_are_no_reading():
@@ -55,6 +63,8 @@ def test_checking_and_writing_down_are_no_reading():
   assert _check_all(config)
   assert config.to_dict()['b'] == dict(c=2., d='x', e=1)
   assert not log.leaves and not log.missing
+  assert _check_and_read(config) == (True, 2.)
+  assert log.leaves == {'b.c'}
   whole, log = config_reads.record(tiny_run.config('letter'))
   config_lib.check(whole)
   assert config_lib.identity(whole)['codes']['collisions'] == 'sinkhorn'

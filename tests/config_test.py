@@ -240,6 +240,20 @@ def test_a_slash_parts_the_values_of_a_tuple():
       config_lib.set_key, tiny_run.config('tiger'), 'tokenizer.hidden', 'x')
 
 
+def test_levels_may_have_sizes_of_their_own():
+  config = tiny_run.config('tiger')
+  config_lib.set_key(config, 'tokenizer.codebook_size', '32/40/19')
+  assert config.tokenizer.codebook_size == (32, 40, 19)
+  config_lib.set_key(config, 'tokenizer.codebook_size', (8, 6, 4))
+  assert config.tokenizer.codebook_size == (8, 6, 4)
+  config_lib.set_key(config, 'tokenizer.codebook_size', 16)
+  assert config.tokenizer.codebook_size == 16
+  assert 'expected' in _one_line(
+      config_lib.set_key, config, 'tokenizer.codebook_size', 'a/b')
+  assert 'train.batch_size=3/4: expected int' in _one_line(
+      config_lib.set_key, config, 'train.batch_size', '3/4')
+
+
 def test_the_name_of_a_generator_brings_the_whole_of_it():
   by_key = config_lib.load_experiment(
       'rqkmeans', 'train.batch_size=8,generator.name=decoder')
@@ -267,8 +281,6 @@ def test_a_name_without_what_it_brings_is_refused():
 def test_widths_that_must_agree_are_one_number():
   config = config_lib.load_experiment('letter', 'tokenizer.latent_dim=8')
   assert config.collaborative.model.dim == 8
-  config = config_lib.load_experiment('dig', 'model.dim=8')
-  assert config.tokenizer.dim == 8
 
 
 # Ranges.
@@ -276,7 +288,8 @@ def test_widths_that_must_agree_are_one_number():
 
 @pytest.mark.parametrize('method, key, value', [
     ('dig', 'num_seeds', 0), ('dig', 'seed', -1),
-    ('dig', 'train.batch_size', 0), ('dig', 'train.num_steps', -2), ('dig', 'train.learning_rate', -1.),
+    ('dig', 'train.batch_size', 0), ('dig', 'train.num_steps', -2),
+    ('dig', 'train.learning_rate', -1.),
     ('dig', 'train.learning_rate', float('nan')),
     ('dig', 'train.learning_rate', float('inf')),
     ('dig', 'train.length', '1 %'), ('dig', 'train.length', 'long'),

@@ -1,7 +1,7 @@
 """Ranges of settings, and which of them a checkpoint must agree with."""
 
 import math
-from typing import Any, Iterator, Mapping
+from typing import Any, Mapping
 
 import ml_collections
 
@@ -34,15 +34,6 @@ _ONE_OF: Mapping[str, tuple[str, ...]] = {
     **{key: tuple(choices) for key, choices in values.CHOICES.items()}}
 
 
-def _trees(config: ml_collections.ConfigDict, name: str = ''
-           ) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-  """Yields the config and all its sub-trees with their dotted names."""
-  yield name, config
-  for key in config:
-    if isinstance(config[key], ml_collections.ConfigDict):
-      yield from _trees(config[key], f'{name}.{key}' if name else key)
-
-
 def check(config: ml_collections.ConfigDict) -> None:
   """Checks ranges before any data is read.
 
@@ -52,30 +43,37 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     types.InputError: naming the first key that is out of range.
   """
-  for name, node in _trees(config):
-    rules = {}
-    if 'length' in node:
-      rules = _STAGE
-      _, unit = values.read_length(node.length, name)
-      if unit == '%' and name == 'train':
-        raise types.InputError(
-            f'config.train.length={node.length!r}: a share of itself; give '
-            'steps or epochs')
-      if not node.clip > 0:
-        raise types.InputError(
-            f'config.{name}.clip={node.clip}: must be above 0')
-    elif name.split('.')[-1] in ('model', 'generator'):
-      rules = _MODEL
-    for leaf, value in node.items():
-      key = f'{name}.{leaf}' if name else leaf
-      low = rules.get(leaf, _AT_LEAST.get(key))
-      if low is not None and not low <= value < math.inf:
-        raise types.InputError(
-            f'config.{key}={value}: must be at least {low}')
-      if key in _ONE_OF and value not in _ONE_OF[key]:
-        raise types.InputError(
-            f'config.{key}={value}: one of {", ".join(_ONE_OF[key])}')
+  _check_tree(config, '')
   _check_choices(config)
+
+
+def _check_tree(node: ml_collections.ConfigDict, name: str) -> None:
+  """Checks the leaves of a sub-tree by its dotted name."""
+  rules = {}
+  if 'length' in node:
+    rules = _STAGE
+    _, unit = values.read_length(node.length, name)
+    if unit == '%' and name == 'train':
+      raise types.InputError(
+          f'config.train.length={node.length!r}: a share of itself; give '
+          'steps or epochs')
+    if not node.clip > 0:
+      raise types.InputError(
+          f'config.{name}.clip={node.clip}: must be above 0')
+  elif name.split('.')[-1] in ('model', 'generator'):
+    rules = _MODEL
+  for leaf, value in node.items():
+    key = f'{name}.{leaf}' if name else leaf
+    if isinstance(value, ml_collections.ConfigDict):
+      _check_tree(value, key)
+      continue
+    low = rules.get(leaf, _AT_LEAST.get(key))
+    if low is not None and not low <= value < math.inf:
+      raise types.InputError(
+          f'config.{key}={value}: must be at least {low}')
+    if key in _ONE_OF and value not in _ONE_OF[key]:
+      raise types.InputError(
+          f'config.{key}={value}: one of {", ".join(_ONE_OF[key])}')
 
 
 def _check_choices(config: ml_collections.ConfigDict) -> None:

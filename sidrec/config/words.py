@@ -9,6 +9,7 @@ from sidrec import types
 from sidrec.config import values
 
 DEFAULT_ROOT = '~/sidrec_data'  # Of data sets, where $SIDREC_DATA is not set.
+_PER_LEVEL = 'tokenizer.codebook_size'  # One number, or one a level.
 
 
 class Words(NamedTuple):
@@ -114,6 +115,7 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     key: for instance 'train.num_steps'. Another `generator.name` or
       `vectors.name` takes the place of all that belongs to it.
     value: of the key's type, or its text; `/` parts the values of a tuple.
+      `tokenizer.codebook_size` may be one number, or one a level.
 
   Raises:
     types.InputError: unknown key, or text that does not read as the type.
@@ -133,6 +135,10 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
       config[group] = tree
     return
   try:
+    if key == _PER_LEVEL:
+      with node.ignore_type():
+        node[leaf] = _sizes(value)
+      return
     if isinstance(value, str) and not isinstance(old, str):
       if isinstance(old, bool):
         value = {'true': True, 'false': False}[value.lower()]
@@ -145,3 +151,15 @@ def set_key(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise types.InputError(
         f'config.{key}={value}: expected {type(old).__name__}') from error
+
+
+def _sizes(value: Any) -> int | tuple[int, ...]:
+  """Reads one number, or one a level, of which text is parted by `/`."""
+  if isinstance(value, str):
+    parts = tuple(int(x) for x in value.split('/'))
+    return parts if len(parts) > 1 else parts[0]
+  if not isinstance(value, int) and not (
+      isinstance(value, (tuple, list)) and all(
+          isinstance(x, int) for x in value)):
+    raise TypeError
+  return value if isinstance(value, int) else tuple(value)
