@@ -1,25 +1,32 @@
 """What does an item-ID based next-item model reach, without any codes?
 
-    python -m sidrec.main --config=experiments/sasrec.py:amazon14-beauty \
-        --workdir=runs/sasrec
+    python -m sidrec.main --workdir=runs/sasrec \
+        --config=experiments/sasrec.py:amazon14-beauty
 
 SASRec (arXiv 1808.09781) with a softmax over items: those of the history and
-1,024 drawn ones that stand for the others (`train.negatives`, 0: the catalog).
-`model.seen_bias=False` is the paper's score, without what is learned of seen
-items.
+1,024 drawn ones that stand for the others.
+
+Minutes: about 12 on one CPU core.
+Expected: test, Recall@10 .0858, NDCG@10 .0531 (one seed).
 """
 
 import ml_collections
 
 from sidrec import config as config_lib
 
-RUNLOCAL = {
-    'train.num_epochs': 15., 'eval.valid_users': 300, 'eval.test_users': 1000}
-
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the configuration; `arg` is what follows the colon."""
-  config = config_lib.base_config()
+  config = config_lib.next_item_config()
   config.method = 'sasrec'
-  config_lib.add_sasrec(config)
-  return config_lib.apply(config, arg, RUNLOCAL)
+  config.model = ml_collections.ConfigDict(dict(
+      trunk='sasrec', dim=128, num_layers=2, num_heads=2, dropout=.3,
+      seen_bias=True))  # False: the paper's, which knows of no seen items.
+  config.train = config_lib.stage(
+      '30 epochs', batch_size=16, learning_rate=1e-3, weight_decay=.01,
+      warmup=100, num_steps=-1,
+      row_items=64,  # Places of a row of packed sequences.
+      negatives=1024)  # Items of a step's softmax; 0: the whole catalog.
+  return config_lib.apply(
+      config, arg,
+      runlocal={**config_lib.FEW_USERS, 'train.length': '600 steps'})

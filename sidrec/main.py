@@ -1,6 +1,8 @@
 """Starts a run: flags and process start-up only.
 
     python -m sidrec.main --config=experiments/dig.py --workdir=runs/dig
+
+`--config=dig` means the same.
 """
 
 import logging as std_logging
@@ -12,6 +14,7 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
+from sidrec import config as config_lib
 from sidrec import evaluate
 from sidrec import parallel
 from sidrec import report
@@ -19,7 +22,7 @@ from sidrec import train
 from sidrec import types
 
 _CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'FILE.py[:word,word,key=value]', lock_config=True)
+    'config', None, 'NAME or FILE.py[:word,word,key=value]', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'where everything is written')
 _MODE = flags.DEFINE_enum(
     'mode', 'train_and_evaluate',
@@ -95,7 +98,8 @@ def run() -> None:
   try:
     # The config file is Python and its overrides are typed by what it returns:
     # whatever goes wrong in there is the configuration's fault.
-    _check_config_file()
+    # The flag library types overrides by what it finds in `sys.argv`.
+    sys.argv[1:] = config_lib.arguments(sys.argv[1:])
     argv = flags.FLAGS(sys.argv)
   except Exception as error:  # pylint: disable=broad-except
     if {'--help', '-h', '--helpfull'} & set(sys.argv):
@@ -110,15 +114,6 @@ def run() -> None:
     _fail(1, error)
   except train.Terminated as error:
     _fail(143, error)
-
-
-def _check_config_file() -> None:
-  for argument in sys.argv[1:]:
-    name, equals, value = argument.partition('=')
-    if equals and name.lstrip('-') == 'config' and not os.path.isfile(
-        value.split(':')[0]):
-      raise types.InputError(
-          f'--config={value}: no file {value.split(":")[0]!r} here')
 
 
 def _flag_message(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """A world and a model so small that a whole run takes seconds."""
 
-import importlib.util
+import functools
 import json
 import pathlib
+import types
 from typing import Any
 
 import ml_collections
@@ -20,8 +21,10 @@ _DATA = {
     'eval.valid_users': 20,
 }
 _TRAIN = {
-    'train.num_steps': 12, 'train.eval_every': 4, 'train.log_every': 3,
-    'train.batch_size': 32, 'train.warmup_steps': 2,
+    'train.num_steps': 12, 'train.batch_size': 32, 'train.warmup': 2,
+    'eval.every': 4, 'run.log_every': 3,
+}
+_TOWER = {
     'model.dim': 8, 'model.id_dim': 4, 'model.field_dim': 4,
     'model.hidden': 8, 'model.attention': 4, 'model.cross_layers': 1,
     'model.cross_rank': 2, 'model.experts': 2, 'model.expert_width': 4,
@@ -31,66 +34,80 @@ _DIG = {
     'tokenizer.codebook_size': 4, 'tokenizer.num_levels': 3,
     'loss.reassign_every': 3,
 }
-_SEQUENCES = {
+_SASREC = {
     'train.row_items': 8, 'model.dim': 8, 'model.num_layers': 1,
     'model.num_heads': 2,
 }
 _CODES = {
-    'model.head_dim': 4, 'model.hidden': 8, 'tokenizer.num_levels': 2,
-    'tokenizer.codebook_size': 8, 'tokenizer.suffix_size': 60,
-    'tokenizer_train.num_steps': 3, 'tokenizer_train.batch_size': 32,
+    'generator.dim': 8, 'generator.num_layers': 1, 'generator.num_heads': 2,
+    'generator.head_dim': 4, 'generator.hidden': 8,
+    'tokenizer.num_levels': 2, 'tokenizer.codebook_size': 8,
+    'codes.suffix_size': 60,
+}
+_TRAINED = {
+    'tokenizer_train.length': '3 steps', 'tokenizer_train.batch_size': 32,
 }
 _COLLABORATIVE = {
-    'collaborative.num_steps': 2, 'collaborative.batch_size': 8,
-    'collaborative.row_items': 8, 'tokenizer.num_clusters': 2,
+    'collaborative.train.length': '2 steps',
+    'collaborative.train.batch_size': 8, 'collaborative.train.row_items': 8,
+    'tokenizer.num_clusters': 2,
 }
 
 
-def overrides(method: str) -> dict[str, Any]:
-  """Returns the dotted keys that make a method's experiment tiny."""
+def overrides(method: str, words: str = '') -> dict[str, Any]:
+  """Returns the dotted keys that make a method's experiment tiny.
+
+  Args:
+    method: name of the experiment.
+    words: behind the colon.
+  """
   if method == 'popularity':
     return _DATA
-  keys = {**_DATA, **{k: v for k, v in _TRAIN.items() if 'model' not in k}}
+  keys = {**_DATA, **_TRAIN}
   if method in ('dig', 'ranker'):
-    return {**keys, **_TRAIN, **(_DIG if method == 'dig' else {})}
-  keys.update(_SEQUENCES)
+    return {**keys, **_TOWER, **(_DIG if method == 'dig' else {})}
   if method == 'sasrec':
-    return keys
+    return {**keys, **_SASREC}
   keys.update(_CODES)
+  if method in ('tiger', 'cost', 'letter'):
+    keys.update(_TRAINED)
+  if method == 'letter':
+    keys.update(_COLLABORATIVE)
   if method == 'category_codes':
     keys['tokenizer.codebook_size'] = 64
-  return {**keys, **(_COLLABORATIVE if method == 'letter' else {})}
+  if 'decoder' in words:
+    keys['train.row_items'] = 8
+  return keys
 
 
 def experiment(method: str) -> Any:
-  """Imports `experiments/<method>.py`, which is in no package."""
-  path = ROOT / 'experiments' / f'{method}.py'
-  spec = importlib.util.spec_from_file_location(f'experiment_{method}', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  """Returns what has the `get_config` of `experiments/<method>.py`."""
+  return types.SimpleNamespace(
+      get_config=functools.partial(config_lib.load_experiment, method))
 
 
-def config(method: str = 'dig', **more: Any) -> ml_collections.ConfigDict:
+def config(method: str = 'dig', words: str = '', **more: Any
+           ) -> ml_collections.ConfigDict:
   """Returns a tiny configuration.
 
   Args:
     method: name of the experiment.
+    words: behind the colon, such as 'decoder'.
     **more: further keys, `__` for the dot.
   """
-  out = experiment(method).get_config()
-  changes = {k.replace('__', '.'): v for k, v in more.items()}
-  for key, value in {**overrides(method), **changes}.items():
-    config_lib.set_key(out, key, value)
+  out = config_lib.load_experiment(method, words)
+  config_lib.set_keys(out, overrides(method, words))
+  config_lib.set_keys(
+      out, {k.replace('__', '.'): v for k, v in more.items()})
   return out
 
 
 def arguments(method: str, workdir: Any, **more: Any) -> list[str]:
   """Returns the same as arguments of `python -m sidrec.main`."""
   changes = {k.replace('__', '.'): v for k, v in more.items()}
-  words = {**overrides(method), **changes}
   return [f'--config={ROOT}/experiments/{method}.py', f'--workdir={workdir}',
-          *(f'--config.{key}={value}' for key, value in words.items())]
+          *(f'--config.{key}={value}'
+            for key, value in {**overrides(method), **changes}.items())]
 
 
 def lines(workdir: Any) -> list[dict[str, Any]]:

@@ -1,0 +1,227 @@
+"""Values that configurations are made of: what comparisons hold fixed."""
+
+import fractions
+import math
+import re
+from typing import Any, Callable, Mapping
+
+import ml_collections
+
+from sidrec import types
+
+PLANTED = 'planted'  # The data set that is generated on the spot.
+
+# Of the word `runlocal`: what evaluation costs at most.
+FEW_USERS = {
+    'eval.valid_users': 300, 'eval.test_users': 1000, 'eval.validations': 3}
+
+
+def base_config() -> ml_collections.ConfigDict:
+  """Returns what every method has: data, protocol, and how a run is watched.
+
+  A file in `experiments/` adds what its method reads, and nothing else.
+  """
+  config = ml_collections.ConfigDict()
+  config.method = ''
+  config.label = ''  # What results call it; '': the method.
+  config.seed = 0
+  config.num_seeds = 1  # Seeds seed, seed + 1, ... in one run.
+  config.data = ml_collections.ConfigDict(dict(
+      name=PLANTED,
+      seed=0,  # Of item numbers, the planted world and sampled negatives.
+      dir='',  # Any folder with the three tables; wins over name.
+      root='',  # Where names are looked up; default $SIDREC_DATA.
+      history_length=30,
+      history='auto',  # 'positive' or 'all' (with what was not clicked).
+      # Of titles, where there is no item_embeddings.npy: any name that
+      # sentence-transformers opens.
+      text_encoder='',
+      history_vectors=32,  # Item vectors from histories before the log.
+      cross='all',  # u2i statistics: 'all' or 'none'.
+      item_stats=True,  # Item-level and user-level running statistics too.
+      split='auto',  # 'temporal' or 'leave_one_out'.
+      eval_negatives=4,  # A positive, where the log has no negatives.
+      planted=dict(
+          num_users=3000, num_items=1000, events_per_user=38.,
+          num_top_categories=8, leaves_per_category=4, num_brands=60,
+          latent_dim=4, days=14, valid_days=2, test_days=2,
+          u2i_strength=1., repeat_rate=.2, noise=1., static_noise=.05,
+          popularity_exponent=.3, position_effect=.7),
+  ))
+  config.run = ml_collections.ConfigDict(dict(log_every=20, prefetch=3))
+  config.eval = ml_collections.ConfigDict(dict(
+      beam_size=100,
+      batch_size=512,  # Impressions a call when ranking.
+      users_per_batch=64,  # Users a call when retrieving.
+      valid_users=1000,  # Retrieval targets of validation; 0: all.
+      test_users=0,
+      monitor={'ranking/auc': 1., 'retrieval/recall@50': 1.},
+      remove_seen=False,  # Whether items of the history leave the list.
+      validations=5,  # Of the stage that is selected by them.
+      every=0,  # Steps between them; 0: by their number.
+      patience=0,  # Validations without a gain before stopping; 0: never.
+  ))
+  config.checkpoint = ml_collections.ConfigDict(dict(keep=2))
+  config.parallel = ml_collections.ConfigDict(dict(wrapper='pmap'))
+  return config
+
+
+def next_item_config() -> ml_collections.ConfigDict:
+  """Returns the base of next-item models: histories of 20, NDCG@10."""
+  config = base_config()
+  config.data.history_length = 20
+  config.data.history = 'positive'  # What is trained on is what is served.
+  config.data.history_vectors = 0  # Content is content.
+  config.data.item_stats = False
+  config.data.cross = 'none'
+  config.eval.update(dict(beam_size=50, valid_users=2000, validations=10))
+  config.eval.monitor = ml_collections.ConfigDict({'retrieval/ndcg@10': 1.})
+  return config
+
+
+def stage(
+    length: str, batch_size: int, learning_rate: float,
+    weight_decay: float = 0., warmup: int = 0, clip: float = 1., **more: Any
+) -> ml_collections.ConfigDict:
+  """Returns the settings of a stretch of training.
+
+  Args:
+    length: '1000 steps', '2.5 epochs' or '10 %' (of the run); see `steps`.
+    batch_size: examples a step, all devices together.
+    learning_rate: its peak; a cosine takes it to a hundredth.
+    weight_decay: of AdamW.
+    warmup: steps of its linear start.
+    clip: largest norm of the gradients.
+    **more: settings of its own. `num_steps`: wins over the length, -1 = not.
+  """
+  return ml_collections.ConfigDict(dict(
+      length=length, batch_size=batch_size, learning_rate=float(learning_rate),
+      weight_decay=float(weight_decay), warmup=warmup, clip=float(clip),
+      **more))
+
+
+_LENGTH = re.compile(r'\s*(\d+\.?\d*|\.\d+)\s*(steps?|epochs?|%)\s*')
+
+
+def read_length(text: str, key: str) -> tuple[fractions.Fraction, str]:
+  """Returns number and unit ('step', 'epoch', '%') of a stage's length.
+
+  Args:
+    text: for instance '2.5 epochs'.
+    key: dotted name of the stage, for the message.
+
+  Raises:
+    types.InputError: it does not parse.
+  """
+  match = _LENGTH.fullmatch(text)
+  if not match:
+    raise types.InputError(
+        f'config.{key}.length={text!r}: a number and its unit, as in '
+        "'1000 steps', '2.5 epochs' or '10 %'")
+  return fractions.Fraction(match[1]), match[2].rstrip('s')
+
+
+def steps(
+    settings: ml_collections.ConfigDict, rows: int | None = None,
+    total: int | None = None, key: str = 'train') -> int:
+  """Returns the steps of a stage, rounded up.
+
+  Args:
+    settings: a stage, or just `num_steps`, which wins where it is not -1.
+    rows: examples of an epoch; None = no epochs here.
+    total: steps of the run, which shares are of; None = no shares here.
+    key: dotted name of the stage, for messages.
+
+  Raises:
+    types.InputError: a length that does not parse, or of a unit that means
+      nothing here.
+  """
+  if 'num_steps' in settings and settings.num_steps >= 0:
+    return settings.num_steps
+  number, unit = read_length(settings.length, key)
+  if unit == 'step':
+    return math.ceil(number)
+  if unit == 'epoch' and rows is not None:
+    return math.ceil(number * rows / settings.batch_size)
+  if unit == '%' and total is not None:
+    return math.ceil(number * total / 100)
+  raise types.InputError(
+      f'config.{key}.length={settings.length!r}: here is no '
+      f'{"run to take a share of" if unit == "%" else "epoch"}; give steps')
+
+
+def _t5() -> dict[str, ml_collections.ConfigDict]:
+  """TIGER's encoder-decoder (arXiv 2305.05065): one example a purchase."""
+  return {
+      'generator': ml_collections.ConfigDict(dict(
+          name='t5', dim=128, num_layers=4, num_heads=6, head_dim=64,
+          hidden=1024, dropout=.1, num_user_tokens=2000, dtype='float32')),
+      'train': stage(
+          '100 epochs', batch_size=256, learning_rate=1e-3, weight_decay=.05,
+          warmup=500, num_steps=-1)}
+
+
+def _decoder() -> dict[str, ml_collections.ConfigDict]:
+  """A causal model, all positions of a sequence at once: much the faster."""
+  return {
+      'generator': ml_collections.ConfigDict(dict(
+          name='decoder', dim=128, num_layers=2, num_heads=2, head_dim=64,
+          hidden=256, dropout=.2, dtype='float32')),
+      'train': stage(
+          '30 epochs', batch_size=16, learning_rate=3e-3, weight_decay=.05,
+          warmup=100, num_steps=-1,
+          row_items=64)}  # Places of a row of packed sequences.
+
+
+def _small() -> dict[str, ml_collections.ConfigDict]:
+  """A decoder for a minute or two of a CPU."""
+  return {
+      'generator': ml_collections.ConfigDict(dict(
+          name='decoder', dim=64, num_layers=2, num_heads=2, head_dim=32,
+          hidden=128, dropout=.2, dtype='float32')),
+      'train': stage(
+          '1000 steps', batch_size=16, learning_rate=3e-3, weight_decay=.05,
+          warmup=50, num_steps=-1, row_items=64)}
+
+
+def _din() -> dict[str, ml_collections.ConfigDict]:
+  """The ranking tower, with or without a tokenizer in it."""
+  return {
+      'model': ml_collections.ConfigDict(dict(
+          dim=32, id_dim=16, field_dim=8, init_scale=.1, hidden=64,
+          attention=8, cross_layers=2, cross_rank=16, experts=4,
+          expert_width=32)),
+      'train': stage(
+          '2.5 epochs', batch_size=512, learning_rate=2e-3, weight_decay=.3,
+          warmup=50, num_steps=-1,
+          embedding_learning_rate=2e-3, embedding_weight_decay=3.,
+          rank_negatives=4,  # Where the log has no negatives.
+          pair_weight=0.,  # Of pairs of one user's exposures.
+          pair_rows=8)}  # A user's exposures that stand together then.
+
+
+def _content() -> dict[str, ml_collections.ConfigDict]:
+  """What items are: embeddings, or their fields."""
+  return {'vectors': ml_collections.ConfigDict(dict(name='content'))}
+
+
+def _sasrec() -> dict[str, ml_collections.ConfigDict]:
+  """Who takes them: the item table of a SASRec that is trained first."""
+  return {'vectors': ml_collections.ConfigDict(dict(
+      name='sasrec',
+      model=dict(trunk='sasrec', dim=128, num_layers=2, num_heads=2,
+                 dropout=.3, seen_bias=True),
+      train=stage(
+          '1500 steps', batch_size=16, learning_rate=1e-3, weight_decay=.01,
+          warmup=100, row_items=64, negatives=1024)))}
+
+
+# What a comparison holds fixed is one value: its settings and its training,
+# made anew each time.
+GENERATORS = {'t5': _t5, 'decoder': _decoder, 'small': _small}
+RANKERS = {'din': _din}
+VECTORS = {'content': _content, 'sasrec': _sasrec}
+# Keys whose values bring whole sub-trees with them.
+CHOICES: Mapping[str, Mapping[str, Callable[[], Mapping[str, Any]]]] = {
+    'generator.name': {'t5': _t5, 'decoder': _decoder},
+    'vectors.name': VECTORS}
