@@ -209,6 +209,7 @@ def _sasrec() -> dict[str, ml_collections.ConfigDict]:
   """Who takes them: the item table of a SASRec that is trained first."""
   return {'vectors': ml_collections.ConfigDict(dict(
       name='sasrec',
+      standardize=True,  # Each dimension, as auto-encoders need it.
       model=dict(trunk='sasrec', dim=128, num_layers=2, num_heads=2,
                  dropout=.3, seen_bias=True),
       train=stage(

@@ -301,8 +301,6 @@ def num_examples(dataset: dataset_lib.Dataset, stream: types.StreamSpec
 def main_steps(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
                stream: types.StreamSpec) -> int:
   """Returns the length of the run's main stage, `config.train`, in steps."""
-  if config.train.num_steps >= 0:
-    return config.train.num_steps
   return config_lib.steps(config.train, rows=num_examples(dataset, stream))
 
 

@@ -55,11 +55,17 @@ def part(name: str, model: item_model.ItemModel,
       optimizers={name: base.Optimizer((name,), base.adamw(train, num_steps))})
 
 
-def num_steps(train: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
-              ) -> int:
-  """Returns the length of a stage on packed sequences, in steps."""
+def num_steps(train: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
+              key: str) -> int:
+  """Returns the length of a stage on packed sequences, in steps.
+
+  Args:
+    train: the stage.
+    dataset: what it learns from.
+    key: dotted name of the stage, for messages.
+  """
   return config_lib.steps(
-      train, rows=base.num_examples(dataset, stream(train)))
+      train, rows=base.num_examples(dataset, stream(train)), key=key)
 
 
 def _seen(sequence: types.Sequence) -> jax.Array:

@@ -108,7 +108,8 @@ def _own(parts: _Parts, config: ml_collections.ConfigDict,
     return base.Part(init), (host('fit', fit_codewords),)
   train = config.tokenizer_train
   stream = types.StreamSpec('items', train.batch_size)
-  steps = config_lib.steps(train, rows=dataset.spec.num_items)
+  steps = config_lib.steps(
+      train, rows=dataset.spec.num_items, key='tokenizer_train')
   epoch = max(dataset.spec.num_items // train.batch_size, 1)
   training = (schedule.Train('tokenizer', steps),)
   if parts.tokenizer.between is not None:
@@ -302,7 +303,7 @@ def _finish(
   sizes = parts.tokenizer.sizes
   codes, _, found = collisions.resolve(
       parts.settings.collisions, plain, sizes, popularity=items.popularity,
-      suffix_size=parts.settings.get('suffix_size', 0), **last)
+      suffix_size=parts.settings.suffix_size, **last)
   report = diagnostics.report(
       plain, sizes, vectors=items.vectors, reconstruction=decoded)
   diagnostics.check_collapse(report, sizes, parts.settings.least_entropy)

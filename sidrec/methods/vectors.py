@@ -109,7 +109,7 @@ def train_items(
     train: a stage, see `next_item.part`.
     dataset: what it learns from.
   """
-  steps = next_item.num_steps(train, dataset)
+  steps = next_item.num_steps(train, dataset, f'{name}.train')
   return (next_item.part(name, model, train, steps),
           (schedule.Train(name, steps),))
 
