@@ -135,21 +135,14 @@ class Dataset:
     """Returns events as sequences.
 
     Args:
-      events: [B, S] indices of events, anything where nothing is.
+      events: [B, S] indices of events, -1 where nothing is.
       segment: [B, S] int32, 0 where nothing is. target: [B, S] float32.
       row: [B] rows of the global batch.
     """
-    there = segment > 0
-    events = np.where(there, events, 0)
-    label = np.where(there, self.event_label[events], np.float32(0.))
     return types.Sequence(
-        row=np.asarray(row, np.int32),
-        user=np.where(there, self.event_user[events],
-                      np.int32(len(self.user_ids))),
-        item=np.where(there, self.event_item[events], np.int32(0)),
-        action=history.actions(label), segment=segment, label=label,
-        time=np.where(there, self._seconds[events], np.int32(0)),
-        target=target)
+        row=np.asarray(row, np.int32), segment=segment, target=target,
+        **{name: values.take(events)
+           for name, values in self._event_fields.items()})
 
   def to_predict(
       self, events: np.ndarray, length: int, row: np.ndarray
@@ -230,9 +223,9 @@ class Dataset:
         np.arange(num))
     given = [row for row in range(num)
              if histories[row] is not None and len(histories[row])]
-    history.give(sequence, given, user[given],
-                 self._known_items([histories[row] for row in given]),
-                 self.ordinal)
+    self.sequences.give(
+        sequence, given, user[given],
+        self._known_items([histories[row] for row in given]), self.ordinal)
     batch = self._batch(user, sequence, np.full(num, len(self.event_user)))
     return self.with_candidates(batch, None, np.zeros((num, 0), np.int32))
 
@@ -321,10 +314,16 @@ class Dataset:
         cross=None)
 
   @functools.cached_property
-  def _seconds(self) -> np.ndarray:
-    """[E] int32 times of events as `types.Sequence` has them."""
-    return history.seconds(
-        self.event_time, self.event_time[0], self.ordinal)
+  def _event_fields(self) -> dict[str, np.ndarray]:
+    """Fields of `types.Sequence` of events [E + 1]; the last is of no event."""
+    fields = dict(
+        user=self.event_user, item=self.event_item,
+        action=history.actions(self.event_label), label=self.event_label,
+        time=history.seconds(
+            self.event_time, self.event_time[0], self.ordinal))
+    last = {'user': len(self.user_ids)}
+    return {name: np.append(values, values.dtype.type(last.get(name, 0)))
+            for name, values in fields.items()}
 
   @functools.cached_property
   def _request_time(self) -> np.ndarray:

@@ -219,27 +219,27 @@ class Sequences:
         **{name: values.take(place)
            for name, values in self._fields.items()})
 
+  def give(
+      self, sequence: types.Sequence, rows: Sequence[int], user: np.ndarray,
+      lists: Sequence[np.ndarray], ordinal: bool) -> None:
+    """Writes given lists into rows of a history, in place, newest last.
 
-def give(
-    sequence: types.Sequence, rows: Sequence[int], user: np.ndarray,
-    lists: Sequence[np.ndarray], ordinal: bool) -> None:
-  """Writes given lists into rows of a history, in place, newest last.
-
-  Args:
-    sequence: of `Sequences.gather`.
-    rows: M rows to write.
-    user: [M] whose they are.
-    lists: M arrays of items, oldest first; every item counts as positive, the
-      newest are kept.
-    ordinal: times are positions; else nothing is known of them: 0.
-  """
-  length = sequence.item.shape[1]
-  for row, who, items in zip(rows, user, lists):
-    items = items[max(len(items) - length, 0):]
-    valid = np.arange(length) >= length - len(items)
-    sequence.segment[row], sequence.label[row] = valid, valid
-    sequence.action[row] = valid * POSITIVE
-    sequence.user[row, valid] = who
-    sequence.item[row], sequence.item[row, valid] = 0, items
-    sequence.time[row], sequence.time[row, valid] = 0, (
-        np.arange(len(items)) if ordinal else 0)
+    Args:
+      sequence: of `gather`.
+      rows: M rows to write.
+      user: [M] whose they are.
+      lists: M arrays of items, oldest first; every item counts as positive,
+        the newest are kept.
+      ordinal: times are positions; else nothing is known of them: 0.
+    """
+    length = sequence.item.shape[1]
+    for row, who, items in zip(rows, user, lists):
+      items = items[max(len(items) - length, 0):]
+      valid = np.arange(length) >= length - len(items)
+      sequence.segment[row], sequence.label[row] = valid, valid
+      sequence.action[row] = valid * POSITIVE
+      sequence.user[row] = np.where(valid, who, self._unknown)
+      sequence.item[row], sequence.time[row] = 0, 0
+      sequence.item[row, valid] = items
+      if ordinal:
+        sequence.time[row, valid] = np.arange(len(items))

@@ -11,7 +11,7 @@ from sidrec import types
 class Packed:
   """R rows of several sequences each.
 
-  place: [R, S] int64 which of the entries that were packed, 0 where nothing is.
+  place: [R, S] int64 which of the entries that were packed, -1 where none is.
   segment: [R, S] int32 which sequence of the row, from 1; 0 = nothing.
   target: [R, S] float32, 1 = to be predicted.
   """
@@ -58,8 +58,8 @@ def pack(user: np.ndarray, context: int, length: int,
   shuffled = generator.permutation(start.size)
   start, end, read = start[shuffled], end[shuffled], read[shuffled]
   row, place, number = _fill(end - start, length)
-  out = Packed(*(np.zeros((row[-1] + 1, length), kind)
-                 for kind in (np.int64, np.int32, np.float32)))
+  out = Packed(*(np.full((row[-1] + 1, length), fill, kind) for fill, kind in (
+      (-1, np.int64), (0, np.int32), (0, np.float32))))
   size = end - start
   offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
   rows, places = np.repeat(row, size), np.repeat(place, size) + offset

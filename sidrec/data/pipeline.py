@@ -69,7 +69,7 @@ class Pipeline:
         dataset.event_user[events], dataset.spec.history_length,
         stream.length, self._generator(name, 'packing', 0))
     self._packed[name] = dataclasses.replace(
-        packed, place=events[packed.place])
+        packed, place=np.where(packed.place < 0, -1, events[packed.place]))
     return np.arange(len(packed.place))
 
   def num_examples(self, name: str) -> int:
