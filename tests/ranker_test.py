@@ -30,6 +30,11 @@ def _load(directory, bare):
       directory, cross='none' if bare else 'all'), 0)
 
 
+def _init(model, dataset):
+  return jax.jit(lambda key, catalog: ranker.init(key, model, catalog))(
+      jax.random.key(0), dataset.catalog)
+
+
 def _paths(model, catalog, batch, train):
   """Both paths of the tower, as methods run them."""
   x, history = model.vectors(catalog, [batch.item, batch.history.item])
@@ -51,7 +56,7 @@ def _paths(model, catalog, batch, train):
 def test_nothing_of_no_width_is_computed(tmp_path, bare):
   dataset = _load(tmp_path, bare)
   model = ranker.make(ml_collections.ConfigDict(_SIZES), dataset.spec)
-  params, stats = ranker.init(jax.random.key(0), model, dataset.catalog)
+  params, stats = _init(model, dataset)
   assert ('to_u2t' in params) == (not bare)
   events = np.arange(12)
   batch = dataset.assemble(
@@ -82,7 +87,7 @@ def _equations(jaxpr):
 def test_padding_of_a_history_is_not_read(tmp_path):
   dataset = _load(tmp_path, False)
   model = ranker.make(ml_collections.ConfigDict(_SIZES), dataset.spec)
-  params, stats = ranker.init(jax.random.key(0), model, dataset.catalog)
+  params, stats = _init(model, dataset)
   batch = dataset.assemble(
       np.arange(12), dataset.event_item[:, None],
       dataset.event_label[:, None])

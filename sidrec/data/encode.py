@@ -27,7 +27,7 @@ def build(
   Args:
     tables: after `tables.check`.
     config: `config.data`.
-    seed: of evaluation negatives.
+    seed: of item numbers and evaluation negatives.
     where: folder or name, for messages.
 
   Raises:
@@ -40,10 +40,9 @@ def build(
   encoded = _make_features(tables, where)
   tables = numbering.reorder(tables, order)
   info, item_ids = tables.info, tables.items['item_id']
-  events, time = tables.events, tables.events['timestamp']
+  time, has_negatives = tables.events['timestamp'], info['label'] is not None
   user_ids, user, item = _number(tables)
-  has_negatives = info['label'] is not None
-  label = (events[info['label']] if has_negatives
+  label = (tables.events[info['label']] if has_negatives
            else np.ones(len(time), np.float32))
   if not has_negatives and config.eval_negatives and len(item_ids) < 2:
     raise types.InputError(f'{where}/items: one item leaves no negatives')
@@ -56,38 +55,39 @@ def build(
       len(user_ids), info['time_unit'] == 'ordinal')
   request_spec, users, context = _make_request(
       tables, user_ids, split == splits.TRAIN, where)
-  item_spec, item_table, vectors = encoded
-  item_table = features.take(item_table, order)
-  if before is not None and config.history_vectors:
-    start = np.searchsorted(times, time.min())
-    item_spec, item_table = collaborative.append(
-        item_spec, item_table, collaborative.item_vectors(
-            before, len(item_ids), config.history_vectors, start))
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
-  notes = [split_note, f'history {kind}, at most {config.history_length}']
-  if not has_negatives:
-    notes.append(f'no negatives in the log: ranking against '
-                 f'{config.eval_negatives} uniform negatives a positive')
+  item_spec, catalog = _make_catalog(
+      encoded, order, popularity, before, config.history_vectors,
+      np.searchsorted(times, time[0]))
   return dataset.Dataset(
-      name=info['name'], protocol='; '.join(notes), fingerprint=made_of,
+      name=info['name'], fingerprint=made_of,
+      protocol=_protocol(config, split_note, kind, has_negatives),
       spec=types.DataSpec(
           num_items=len(item_ids), num_users=len(user_ids), items=item_spec,
           request=request_spec, cross_names=index.names,
           num_actions=(history.NUM_ACTIONS_LOG if before is None
                        else history.NUM_ACTIONS_BEFORE),
           history_length=config.history_length, has_negatives=has_negatives,
-          vector_dim=0 if vectors is None else vectors.shape[1]),
-      catalog=types.Catalog(
-          features=item_table, popularity=popularity.astype(np.float32),
-          vectors=None if vectors is None else vectors[order]),
-      item_ids=item_ids, user_ids=user_ids, file_order=numbering.inverse(order),
-      has_negatives=has_negatives, event_user=user, event_item=item,
-      event_time=time, event_label=label, event_split=split,
-      ordinal=info['time_unit'] == 'ordinal', seed=seed,
+          vector_dim=(0 if catalog.vectors is None
+                      else catalog.vectors.shape[1])),
+      catalog=catalog, item_ids=item_ids, user_ids=user_ids,
+      file_order=numbering.inverse(order), has_negatives=has_negatives,
+      event_user=user, event_item=item, event_time=time, event_label=label,
+      event_split=split, ordinal=info['time_unit'] == 'ordinal', seed=seed,
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
       context=context, index=index, sequences=sequences,
       event_stop=sequences.stop(user, np.searchsorted(times, time)))
+
+
+def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
+              has_negatives: bool) -> str:
+  """Returns what results say of how the data were used."""
+  notes = [split, f'history {kind}, at most {config.history_length}']
+  if not has_negatives:
+    notes.append(f'no negatives in the log: ranking against '
+                 f'{config.eval_negatives} uniform negatives a positive')
+  return '; '.join(notes)
 
 
 def _number(
@@ -202,6 +202,30 @@ def _make_features(
   if tables.embeddings is None:
     content.warn_of_hashed_words(declared, f'{where}/items')
   return spec, table, content.vectors(spec, table)
+
+
+def _make_catalog(
+    encoded: tuple[types.FeatureSpec, types.FeatureTable, np.ndarray | None],
+    order: np.ndarray, popularity: np.ndarray, before: history.Before | None,
+    dim: int, first_rank: int) -> tuple[types.FeatureSpec, types.Catalog]:
+  """Puts what `_make_features` made into internal order; adds `histories`.
+
+  Args:
+    encoded: in the files' order.
+    order: [V] row of the items table of each internal number.
+    popularity: [V], in internal order.
+    before: what users did before the log, or None.
+    dim: of item vectors made of it; 0: none are.
+    first_rank: rank of the log's first time.
+  """
+  spec, table, vectors = encoded
+  table = features.take(table, order)
+  if before is not None and dim:
+    spec, table = collaborative.append(spec, table, collaborative.item_vectors(
+        before, len(order), dim, first_rank))
+  return spec, types.Catalog(
+      features=table, popularity=popularity.astype(np.float32),
+      vectors=None if vectors is None else vectors[order])
 
 
 def _make_request(
