@@ -9,9 +9,9 @@ import pytest
 from sidrec import data
 from sidrec import methods
 from sidrec import types
+from sidrec.data import content
 from sidrec.methods import base
 from sidrec.methods import generative
-from sidrec.methods import item_vectors
 from tests import data_tables
 from tests import tiny_run
 
@@ -92,8 +92,7 @@ def test_a_log_with_histories_is_coded_by_what_items_are(tmp_path):
   dataset = data.load(config.data, config.data.seed)
   spec = dataset.spec.items
   assert not spec.num_dims and spec.num_values
-  assert item_vectors.width(spec) == (
-      2 * item_vectors.FIELD_DIM + spec.num_values)
+  assert dataset.spec.vector_dim == 2 * content.FIELD_DIM + spec.num_values
 
 
 @pytest.mark.parametrize('balance', ['none', 'greedy', 'prices'])

@@ -2,7 +2,9 @@
 
 import time
 
+import chex
 import data_tables
+import jax
 import numpy as np
 import pytest
 
@@ -35,9 +37,9 @@ def test_history_is_strictly_before_and_carries_actions(dataset):
   for row in range(12):
     user = world['user_id'][row]
     want = [(index[v], a) for v, a in before[user]][-4:]
-    valid = batch.history_mask[row] > 0
-    got = list(zip(batch.history[row][valid].tolist(),
-                   batch.history_action[row][valid].tolist()))
+    valid = batch.history.segment[row] > 0
+    got = list(zip(batch.history.item[row][valid].tolist(),
+                   batch.history.action[row][valid].tolist()))
     assert got == want and np.all(np.diff(valid.astype(int)) >= 0)
     before[user].append((world['item_id'][row], world['click'][row]))
 
@@ -50,7 +52,8 @@ def test_same_time_is_not_in_the_history(tmp_path):
   dataset = data.load(data_tables.config(tmp_path), 0)
   batch = _all(dataset)
   rows = np.flatnonzero(dataset.event_user == 0)
-  np.testing.assert_array_equal(batch.history_mask[rows].sum(1), [0, 0, 2, 3])
+  np.testing.assert_array_equal(
+      batch.history.segment[rows].sum(1), [0, 0, 2, 3])
   never = dataset.spec.cross_names.index('u2i/item_id/never')
   assert batch.cross[rows[1], 0, never] == 1.
 
@@ -60,9 +63,9 @@ def test_positive_history_leaves_the_rest_out(tmp_path):
   dataset = data.load(data_tables.config(tmp_path, history='positive'), 0)
   batch = _all(dataset)
   assert 'of positives' in dataset.protocol
-  assert not (batch.history_action[batch.history_mask > 0] == 0).any()
+  assert not (batch.history.action[batch.history.segment > 0] == 0).any()
   np.testing.assert_array_equal(
-      batch.history_mask[[0, 3, 6, 9]].sum(1), [1, 2, 3, 3])
+      batch.history.segment[[0, 3, 6, 9]].sum(1), [1, 2, 3, 3])
 
 
 def test_splits_and_examples(dataset):
@@ -72,7 +75,7 @@ def test_splits_and_examples(dataset):
       dataset.examples('train', 'positives'), [0, 2, 3, 4])
   np.testing.assert_array_equal(dataset.examples('train', 'targets'), [2, 3, 4])
   np.testing.assert_array_equal(
-      dataset.catalog.popularity, [0, 2, 0, 1, 1])
+      dataset.catalog.popularity[dataset.file_order], [0, 2, 0, 1, 1])
   items, label = dataset.ranking_candidates('test', np.array([9, 10]))
   assert items.shape == label.shape == (2, 1)
 
@@ -100,9 +103,17 @@ def test_requests_of_known_cold_and_given(dataset):
                            [None, None, [13, 10, 999], [11]])
   assert batch.item.shape == (4, 0) and batch.cross.shape[:2] == (4, 0)
   np.testing.assert_array_equal(batch.user, [0, 4, 4, 0])
-  np.testing.assert_array_equal(batch.history_mask.sum(1), [4, 0, 2, 1])
-  np.testing.assert_array_equal(batch.history[2, -2:], [4, 1])
-  full = dataset.with_candidates(batch, None, np.full((4, 2), 1))
+  sequence = batch.history
+  np.testing.assert_array_equal(sequence.segment.sum(1), [4, 0, 2, 1])
+  np.testing.assert_array_equal(
+      sequence.item[2], [0, 0, *dataset.file_order[[4, 1]]])
+  np.testing.assert_array_equal(sequence.label[2], [0, 0, 1, 1])
+  np.testing.assert_array_equal(sequence.action[2], [0, 0, 1, 1])
+  np.testing.assert_array_equal(sequence.time[2:], 0)
+  np.testing.assert_array_equal(sequence.user[3], [4, 4, 4, 0])
+  assert not sequence.target.any()
+  full = dataset.with_candidates(
+      batch, None, np.full((4, 2), dataset.file_order[1]))
   names = dataset.spec.cross_names
   seen = names.index('u2i/item_id/exposures')
   np.testing.assert_allclose(
@@ -120,10 +131,79 @@ def test_changing_the_last_event_changes_nothing_earlier(tmp_path):
   world['events']['tab'][11] = 2
   data_tables.write(tmp_path, world)
   second = _all(data.load(data_tables.config(tmp_path), 0))
-  for name in ('history', 'history_action', 'history_mask', 'cross'):
-    np.testing.assert_array_equal(
-        getattr(first, name)[:11], getattr(second, name)[:11])
+  cut = lambda batch: jax.tree.map(
+      lambda x: x[:11], (batch.history, batch.cross))
+  chex.assert_trees_all_equal(cut(first), cut(second))
   np.testing.assert_array_equal(first.request.ids[:11], second.request.ids[:11])
+
+
+def test_fields_of_histories_and_what_was_seen(dataset):
+  batch, world = _all(dataset), data_tables.small()
+  index = {v: i for i, v in enumerate(dataset.item_ids.tolist())}
+  users = {v: i for i, v in enumerate(dataset.user_ids.tolist())}
+  events = list(zip(*(world['events'][name] for name in (
+      'user_id', 'item_id', 'timestamp', 'click'))))
+  seen, mask = dataset.seen(np.arange(12))
+  short, short_mask = dataset.seen(np.arange(12), 2)
+  assert short.shape == short_mask.shape == (12, 2)
+  for row, (user, _, now, _) in enumerate(events):
+    want = {'a': [(12, 0, 0), (11, 0, 1)], 'c': [(10, 0, 0), (11, 0, 0)]}.get(
+        user, []) + [(v, t // 1000, y) for u, v, t, y in events
+                     if u == user and t < now]
+    items = [index[v] for v, _, _ in want]
+    assert seen[row][mask[row] > 0].tolist() == items
+    assert short[row][short_mask[row] > 0].tolist() == items[-2:]
+    want, pad = want[-4:], [0] * (4 - len(want[-4:]))
+    history_ = jax.tree.map(lambda x: x[row], batch.history)
+    assert history_.time.tolist() == pad + [t for _, t, _ in want]
+    # Of what was before the log, only long views count as positive.
+    assert history_.label.tolist() == pad + [y for _, _, y in want]
+    assert history_.user.tolist() == [4] * len(pad) + [users[user]] * len(want)
+    assert history_.segment.tolist() == pad + [1] * len(want)
+  assert not batch.history.target.any()
+  for name, values in vars(batch.history).items():
+    assert values.dtype == (
+        np.float32 if name in ('label', 'target') else np.int32), name
+
+
+def test_positions_stay_positions(tmp_path):
+  world = data_tables.small()
+  world['histories'], world['info']['time_unit'] = None, 'ordinal'
+  world['info']['split'] = {'kind': 'leave_one_out'}
+  world['events']['timestamp'] = [t // 3 for t in range(12)]
+  data_tables.write(tmp_path, world)
+  dataset = data.load(data_tables.config(tmp_path), 0)
+  times = _all(dataset).history.time
+  np.testing.assert_array_equal(times[9:], [[0, 0, 1, 2]] * 3)
+  given = dataset.requests(None, [[13, 10, 11]]).history
+  np.testing.assert_array_equal(given.time, [[0, 0, 1, 2]])
+
+
+def test_sequences_of_events(dataset):
+  events = np.array([[-1, 0, 3], [-1, -1, 1]])
+  segment = (events >= 0).astype(np.int32)
+  out = dataset.sequence(
+      events, segment, segment.astype(np.float32), np.array([5, 6]))
+  np.testing.assert_array_equal(out.row, [5, 6])
+  np.testing.assert_array_equal(out.user, [[4, 0, 0], [4, 4, 1]])
+  item = dataset.event_item[[0, 3, 1]]
+  np.testing.assert_array_equal(out.item, [[0, *item[:2]], [0, 0, item[2]]])
+  np.testing.assert_array_equal(out.time, [[0, 0, 10_800], [0, 0, 3600]])
+  np.testing.assert_array_equal(out.label, [[0, 1, 1], [0, 0, 0]])
+  np.testing.assert_array_equal(out.action, [[0, 1, 1], [0, 0, 0]])
+
+
+def test_without_statistics_nothing_has_no_width(tmp_path):
+  world = data_tables.small()
+  world['info']['columns'] = {'items': world['info']['columns']['items']}
+  world['info']['cross'], world['users'] = [], None
+  data_tables.write(tmp_path, world)
+  dataset = data.load(data_tables.config(tmp_path, cross='none'), 0)
+  batch = _all(dataset)
+  assert batch.cross is None and not jax.tree.leaves(batch.request)
+  assert dataset.catalog.features.vectors is None
+  assert all(x.size for x in jax.tree.leaves((batch, dataset.catalog)))
+  assert dataset.requests(['a']).cross is None
 
 
 @pytest.mark.parametrize('name', ['kuairand-pure-14d', 'amazon23-mini'])
@@ -138,8 +218,7 @@ def test_real_data(data_root, name):
   events = dataset.examples('test', 'targets')[:256]
   batch = dataset.assemble(
       events, *dataset.ranking_candidates('test', events))
-  assert np.isfinite(batch.cross).all() and np.isfinite(
-      batch.request.values).all()
+  assert all(np.isfinite(x).all() and x.size for x in jax.tree.leaves(batch))
   sizes = np.bincount(dataset.event_split)
   if name == 'kuairand-pure-14d':
     np.testing.assert_array_equal(sizes, [167_055, 26_640, 28_749])

@@ -1,5 +1,7 @@
 """Tests packed sequences against a walk over every user's items."""
 
+import types as python_types
+
 import numpy as np
 import pytest
 
@@ -12,9 +14,14 @@ def _pack(lengths, context=4, length=12, seed=0):
   item = np.arange(user.size, dtype=np.int32) + 1
   # Users' events come mixed, as in a log.
   order = np.argsort(np.random.default_rng(seed).random(user.size))
-  order = order[np.lexsort([item[order]])]
-  return user, item, packing.pack(
-      user[order], item[order], context, length, np.random.default_rng(seed))
+  by_user = np.argsort(user[order], kind='stable')
+  order[by_user] = np.arange(user.size)
+  packed = packing.pack(
+      user[order], context, length, np.random.default_rng(seed))
+  assert ((packed.place < 0) == (packed.segment == 0)).all()
+  return user, item, python_types.SimpleNamespace(
+      item=np.where(packed.place < 0, 0, item[order][packed.place]),
+      segment=packed.segment, target=packed.target)
 
 
 @pytest.mark.parametrize('seed', range(20))
@@ -53,5 +60,5 @@ def test_rows_are_full_and_the_same_for_one_seed():
 def test_what_cannot_be_packed():
   with pytest.raises(types.InputError, match='row_items: 4 places'):
     _pack([3], 4, 4)
-  with pytest.raises(types.InputError, match='no user has two'):
+  with pytest.raises(types.InputError, match='no user has two such'):
     _pack([1, 1])

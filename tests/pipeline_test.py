@@ -4,6 +4,7 @@ import threading
 
 import chex
 import data_tables
+import jax
 import numpy as np
 import pytest
 
@@ -58,17 +59,24 @@ def test_processes_share_the_global_batch(dataset):
   for name in STREAMS:
     np.testing.assert_array_equal(
         whole[name].row, np.arange(STREAMS[name].batch_size))
-    for leaf in ('row', 'user', 'item', 'label', 'history', 'cross'):
-      np.testing.assert_array_equal(
-          getattr(whole[name], leaf),
-          np.concatenate([getattr(part[name], leaf) for part in parts]))
+    chex.assert_trees_all_equal(whole[name], jax.tree.map(
+        lambda *x: np.concatenate(x), *(part[name] for part in parts)))
 
 
 def test_iterate_is_batch_and_ends_its_thread(dataset):
   pipeline = data.Pipeline(dataset, STREAMS, seed=0, prefetch=2)
-  for step, batch in enumerate(pipeline.iterate(2, 6), 2):
-    chex.assert_trees_all_equal(batch, pipeline.batch(step))
-  iterator = pipeline.iterate(0, 1000)
+  starts = {'rank': 2, 'retrieve': 7}
+  got = list(pipeline.iterate(starts, 4))
+  assert len(got) == 4
+  for step, batch in enumerate(got):
+    chex.assert_trees_all_equal(batch, pipeline.batch(
+        {name: start + step for name, start in starts.items()}))
+    chex.assert_trees_all_equal(batch['rank'], pipeline.batch(2 + step)['rank'])
+  # Iterated again, of one stream alone, from where it stopped.
+  again, = pipeline.iterate({'rank': 6}, 1)
+  assert set(again) == {'rank'}
+  chex.assert_trees_all_equal(again['rank'], pipeline.batch(6)['rank'])
+  iterator = pipeline.iterate(dict.fromkeys(STREAMS, 0), 1000)
   next(iterator)
   iterator.close()
   assert not [t for t in threading.enumerate() if t.name == 'sidrec-batches']
@@ -78,14 +86,14 @@ def test_exceptions_come_through(dataset, monkeypatch):
   pipeline = data.Pipeline(dataset, STREAMS, seed=0)
   real = pipeline.batch
 
-  def batch(step):
-    if step == 2:
+  def batch(numbers):
+    if numbers['rank'] == 2:
       raise RuntimeError('step 2')
-    return real(step)
+    return real(numbers)
   monkeypatch.setattr(pipeline, 'batch', batch)
   got = 0
   with pytest.raises(RuntimeError, match='step 2'):
-    for _ in pipeline.iterate(0, 5):
+    for _ in pipeline.iterate(dict.fromkeys(STREAMS, 0), 5):
       got += 1
   assert got == 2
 
@@ -93,6 +101,11 @@ def test_exceptions_come_through(dataset, monkeypatch):
 def test_bad_streams_are_refused(dataset):
   with pytest.raises(types.InputError, match='divide'):
     data.Pipeline(dataset, STREAMS, seed=0, process_count=3)
+  for bad in (types.StreamSpec('clicks', 4),
+              types.StreamSpec('sequences', 4, events='clicks', length=9),
+              types.StreamSpec('sequences', 4, layout='first')):
+    with pytest.raises(ValueError, match='none of'):
+      data.Pipeline(dataset, {'a': bad}, seed=0)
   object.__setattr__(dataset, 'has_negatives', False)
   with pytest.raises(types.InputError, match='negatives'):
     data.Pipeline(dataset, STREAMS, seed=0)
@@ -124,7 +137,7 @@ def test_seen_negatives_come_from_the_history(dataset):
     assert batch.item.shape == batch.label.shape == (8, 5)
     np.testing.assert_array_equal(batch.label[:, 1:], 0)
     for row in range(8):
-      history = batch.history[row][batch.history_mask[row] > 0]
+      history = batch.history.item[row][batch.history.segment[row] > 0]
       for item, mask in zip(batch.item[row, 2:], batch.mask[row, 2:]):
         assert mask == float(item in history and item != batch.item[row, 0])
         known += mask
@@ -135,36 +148,107 @@ def test_seen_negatives_come_from_the_history(dataset):
       half.item, pipeline.batch(3)['retrieve'].item[4:])
 
 
+@pytest.mark.parametrize('kind', ['positives', 'all'])
+def test_packed_sequences_are_the_log_user_by_user(kind):
+  dataset = data.load(tiny_run.config(data__history_length=6).data, 0)
+  stream = types.StreamSpec('sequences', 4, events=kind, length=16)
+  pipeline = data.Pipeline(dataset, {'s': stream}, seed=0)
+  steps = -(-pipeline.num_examples('s') // 4)
+  events = dataset.examples(
+      'train', 'impressions' if kind == 'all' else 'positives')
+  start = dataset.event_time[0]
+  log = {u: [] for u in range(dataset.spec.num_users)}
+  for e in events:
+    log[int(dataset.event_user[e])].append((
+        int(dataset.event_item[e]), int(dataset.event_time[e] - start) // 1000,
+        float(dataset.event_label[e])))
+  targets = []
+  for step in range(steps):
+    batch = pipeline.batch(step)['s']
+    for row in range(4):
+      if 4 * step + row >= pipeline.num_examples('s'):
+        break  # The next epoch.
+      one = jax.tree.map(lambda x: x[row], batch)
+      for number in range(1, one.segment.max() + 1):
+        place = np.flatnonzero(one.segment == number)
+        user, = set(one.user[place].tolist())
+        found = list(zip(one.item[place].tolist(), one.time[place].tolist(),
+                         one.label[place].tolist()))
+        first = log[user].index(found[0])
+        assert log[user][first:first + len(found)] == found
+        np.testing.assert_array_equal(one.action[place], one.label[place] > 0)
+        assert not one.target[place[0]]
+        targets += [(user, *found[i]) for i in range(len(found))
+                    if one.target[place[i]]]
+      nothing = one.segment == 0
+      assert set(one.user[nothing]) <= {dataset.spec.num_users}
+      assert not (one.item[nothing].any() or one.target[nothing].any())
+  want = [(user, *entry) for user, many in log.items() for entry in many[1:]]
+  assert sorted(targets) == sorted(want)
+  assert {t[-1] for t in targets} == ({0., 1.} if kind == 'all' else {1.})
+
+
+def _last(dataset, **more):
+  stream = types.StreamSpec('sequences', 16, layout='last', **more)
+  return data.Pipeline(dataset, {'a': stream}, seed=0)
+
+
+def test_the_last_layout_is_a_history_and_its_target():
+  dataset = data.load(tiny_run.config(data__history_length=8).data, 0)
+  pipeline = _last(dataset)
+  events = dataset.examples('train', 'positives')
+  events = events[dataset.history_size(events) > 0]
+  assert pipeline.num_examples('a') == len(events)
+  whole = dataset.assemble(
+      events, dataset.event_item[events][:, None], np.ones((len(events), 1)))
+  rows = {(int(u), int(t), int(i)): row for row, (u, t, i) in enumerate(zip(
+      whole.user, (dataset.event_time[events] - dataset.event_time[0]) // 1000,
+      whole.item[:, 0]))}
+  found = set()
+  for step in range(len(events) // 16):
+    batch = pipeline.batch(step)['a']
+    chex.assert_shape([batch.item, batch.target, batch.time], (16, 9))
+    np.testing.assert_array_equal(batch.target, [[0] * 8 + [1]] * 16)
+    assert (batch.segment[:, -2:] == 1).all() and (batch.label[:, -1] == 1).all()
+    for row in range(16):
+      place = rows[int(batch.user[row, -1]), int(batch.time[row, -1]),
+                   int(batch.item[row, -1])]
+      found.add(place)
+      read = jax.tree.map(lambda x: x[place], whole.history)
+      for name in ('item', 'action', 'time', 'segment', 'label', 'user'):
+        np.testing.assert_array_equal(
+            getattr(batch, name)[row, :-1], getattr(read, name))
+  assert len(found) == len(events) // 16 * 16
+  every = _last(dataset, events='all')
+  assert every.num_examples('a') > pipeline.num_examples('a')
+  assert set(every.batch(0)['a'].label[:, -1]) == {0., 1.}
+
+
 def test_histories_of_like_length_share_batches():
   dataset = data.load(tiny_run.config(data__history_length=8).data, 0)
-  plain = types.StreamSpec('positives', 16)
-  narrow = types.StreamSpec('positives', 16, widths=(2, 4, 8))
-  pipeline = data.Pipeline(dataset, {'a': narrow}, seed=0)
-  whole = data.Pipeline(dataset, {'a': plain}, seed=0)
+  pipeline, whole = _last(dataset, widths=(2, 4, 8)), _last(dataset)
   num = pipeline.num_examples('a')
   steps = 3 * num // 16
   batches = [pipeline.batch(step)['a'] for step in range(steps)]
   for batch in batches:
-    assert batch.history.shape == batch.history_mask.shape
-    width = batch.history.shape[1]
-    most = int(batch.history_mask.sum(1).max())
+    width = batch.item.shape[1] - 1
+    most = int(batch.segment[:, :-1].sum(1).max())
     assert width == next(w for w in (2, 4, 8) if w >= most)
-  widths = [batch.history.shape[1] for batch in batches]
+  widths = [batch.item.shape[1] - 1 for batch in batches]
   # Shuffled, in every epoch; only where epochs meet are lengths mixed.
   assert {2, 4, 8} == set(widths[:steps // 3]) == set(widths[-steps // 3:])
   assert widths != sorted(widths)
   padding = lambda many: np.mean(
-      np.concatenate([b.history_mask.reshape(-1) for b in many]) == 0)
-  assert padding(batches) < .5 * padding(
+      np.concatenate([b.segment.reshape(-1) for b in many]) == 0)
+  assert padding(batches) < .6 * padding(
       [whole.batch(step)['a'] for step in range(steps)])
-  # Each example is there once an epoch, with its newest items.
+  # Each example is there once an epoch.
   rows = np.concatenate([
-      np.stack([b.user, b.item[:, 0]], 1) for b in batches])[:num]
-  events = dataset.examples('train', 'positives')
-  want = np.stack([dataset.event_user[events], dataset.event_item[events]], 1)
-  np.testing.assert_array_equal(
-      rows[np.lexsort(rows.T)], want[np.lexsort(want.T)])
-  parts = [data.Pipeline(dataset, {'a': narrow}, seed=0, process_index=p,
-                         process_count=2).batch(3)['a'] for p in range(2)]
-  np.testing.assert_array_equal(
-      batches[3].history, np.concatenate([p.history for p in parts]))
+      np.stack([b.user, b.item, b.time], 2)[:, -1] for b in batches])[:num]
+  assert len(np.unique(rows, axis=0)) == num
+  parts = [data.Pipeline(
+      dataset, {'a': types.StreamSpec(
+          'sequences', 16, layout='last', widths=(2, 4, 8))}, seed=0,
+      process_index=p, process_count=2).batch(3)['a'] for p in range(2)]
+  chex.assert_trees_all_equal(batches[3], jax.tree.map(
+      lambda *x: np.concatenate(x), *parts))

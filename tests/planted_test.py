@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from sidrec import config as config_lib
+from sidrec import data
 from sidrec import types
 from sidrec.data import planted
 from sidrec.data import planted_truth
@@ -172,6 +174,24 @@ def test_next_click_beats_popularity_and_uniform(world):
   fake = np.minimum((joint.cumsum(1) < draw).sum(1), 199)
   own = np.log(joint[np.arange(events.size), fake])
   assert abs(own.mean() - loglik) < 5 * own.std() / np.sqrt(events.size)
+
+
+def test_a_data_set_has_the_truth_in_its_own_numbers():
+  config = config_lib.base_config().data
+  config.planted.update(dict(num_users=60, num_items=40))
+  dataset, truth = data.load(config, 0), planted.generate(
+      config.planted, 0).truth
+  world_number = dataset.item_ids
+  assert world_number.tolist() != sorted(world_number)
+  np.testing.assert_array_equal(
+      world_number[dataset.event_item], truth.item)
+  np.testing.assert_array_equal(
+      dataset.truth.click_probability, truth.click_probability)
+  # Not a bit depends on the numbers: the same ranks, ties and metrics.
+  events = _targets(truth, 50)
+  np.testing.assert_array_equal(
+      dataset.truth.exposure_and_click(events),
+      truth.exposure_and_click(events)[:, world_number])
 
 
 def test_later_events_change_nothing_earlier(world):

@@ -127,6 +127,7 @@ def test_csv_gives_the_same_as_parquet(tmp_path):
   data_tables.write(tmp_path / 'c', world, 'csv')
   a, b = (data.load(data_tables.config(tmp_path / x), 0) for x in 'pc')
   np.testing.assert_array_equal(a.catalog.features.ids, b.catalog.features.ids)
+  np.testing.assert_array_equal(a.catalog.vectors, b.catalog.vectors)
   np.testing.assert_array_equal(a.event_item, b.event_item)
   np.testing.assert_array_equal(a.context.ids, b.context.ids)
   assert a.spec == b.spec
@@ -152,6 +153,7 @@ def test_check_prints_a_table_or_exits_2(tmp_path, capsys):
   assert check_main.main(['check', str(tmp_path)]) == 0
   out = capsys.readouterr().out
   assert 'cold items' in out and 'brand (category' in out
+  assert 'item_number_rule_recall@10' in out
   assert check_main.main(['check', str(tmp_path / 'no')]) == 2
   assert capsys.readouterr().err.count('\n') == 1
   assert check_main.main([]) == 2

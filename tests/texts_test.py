@@ -56,7 +56,7 @@ def test_titles_become_vectors_once(folder, monkeypatch):
     dataset = data.load(_config(folder), 0)
     assert dataset.spec.items.num_dims == 2
   assert calls == [['red hat', '', 'blue hat', 'sock', 'a']]
-  vectors = dataset.catalog.features.vectors
+  vectors = dataset.catalog.features.vectors[dataset.file_order]
   assert np.argmax(vectors[:, 0]) == 2 and np.argmin(vectors[:, 0]) == 1
 
 

@@ -1,5 +1,6 @@
-"""`python -m sidrec.data check DIR`: checks a folder and says what is in it."""
+"""`python -m sidrec.data check DIR|NAME`: checks data, says what is in them."""
 
+import os
 import sys
 from typing import Sequence
 
@@ -8,9 +9,11 @@ import numpy as np
 from sidrec import config as config_lib
 from sidrec import data
 from sidrec import types
+from sidrec.data import number_rule
 from sidrec.data import splits
 
-_USAGE = 'usage: python -m sidrec.data check DIR'
+_USAGE = '''usage: python -m sidrec.data check DIR|NAME
+NAME: planted, or a folder in $SIDREC_DATA'''
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,15 +22,28 @@ def main(arguments: Sequence[str]) -> int:
     print(_USAGE, file=sys.stderr)
     return 2
   config = config_lib.base_config().data
-  config.dir = arguments[1]
+  where = arguments[1]
+  is_folder = os.path.isdir(where) or os.path.basename(where) != where
+  config.update(dict(dir=where) if is_folder else dict(name=where))
   try:
     dataset = data.load(config, seed=0)
   except types.InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  for name, value in summary(dataset):
-    print(f'{name:<18} {value}')
+  found = number_rule.measure(dataset)
+  for name, value in summary(dataset) + _rule(found):
+    print(f'{name:<26} {value}')
+  number_rule.warn(dataset, found)
   return 0
+
+
+def _rule(found: number_rule.Found) -> list[tuple[str, str]]:
+  """Returns the lines on what item numbers alone predict."""
+  rows = (('recall', found.recall, found.random_recall),
+          ('ndcg', found.ndcg, found.random_ndcg))
+  return [(f'item_number_rule_{name}@10',
+           f'{given:.4f} as ordered, {permuted:.4f} permuted')
+          for name, given, permuted in rows]
 
 
 def summary(dataset: data.Dataset) -> list[tuple[str, str]]:
@@ -36,7 +52,8 @@ def summary(dataset: data.Dataset) -> list[tuple[str, str]]:
   events = np.bincount(dataset.event_item, minlength=dataset.spec.num_items)
   spec = dataset.spec
   rows = [
-      ('name', dataset.name), ('protocol', dataset.protocol),
+      ('name', dataset.name), ('fingerprint', dataset.fingerprint),
+      ('protocol', dataset.protocol),
       ('users', f'{spec.num_users:,}'), ('items', f'{spec.num_items:,}'),
       ('cold items', f'{int((events == 0).sum()):,} without events'),
       ('events', f'{len(dataset.event_item):,}'),
@@ -46,6 +63,8 @@ def summary(dataset: data.Dataset) -> list[tuple[str, str]]:
   for field in spec.items.fields + spec.request.fields:
     rows.append((f'{field.role.value}', f'{field.name} ({field.kind}, '
                  f'size {field.size:,})'))
+  rows.append(('content vectors', f'{spec.vector_dim} dimensions'
+               if spec.vector_dim else 'none'))
   rows.append((types.Role.CROSS.value, ', '.join(spec.cross_names) or 'none'))
   return rows
 

@@ -56,7 +56,9 @@ def append(spec: types.FeatureSpec, table: types.FeatureTable,
       name='histories', role=types.Role.ITEM_STATIC, kind='vector',
       start=start, stop=start + vectors.shape[1], size=vectors.shape[1])
   values = features.normalize(vectors)
+  if table.vectors is not None:
+    values = np.concatenate([table.vectors, values], 1)
   return (
       dataclasses.replace(
           spec, fields=(*spec.fields, field), num_dims=field.stop),
-      table.replace(vectors=np.concatenate([table.vectors, values], 1)))
+      table.replace(vectors=values))

@@ -12,7 +12,6 @@ from sidrec import types
 from sidrec.data import cross
 from sidrec.data import features
 from sidrec.data import history
-from sidrec.data import packing
 from sidrec.data import splits
 
 
@@ -21,9 +20,12 @@ class Dataset:
   """A log with point-in-time features; all leaves are NumPy arrays.
 
   name, protocol: what results.json says of the data and of its use.
+  fingerprint: short hash of the tables as read.
   spec: static facts for methods.
-  catalog: item-static features and training popularity, V rows.
+  catalog: item-static features, content vectors and training popularity, V
+    rows. Items are numbered at random (`numbering`).
   item_ids: [V] original ids (int64 or text). user_ids: [U] the same.
+  file_order: [V] int32 number of the item of each row of the items table.
   has_negatives: False when every event is a positive.
   event_user, event_item: [E] int32, in order of time.
   event_time: [E] int64, ms or positions.
@@ -40,10 +42,12 @@ class Dataset:
   """
   name: str
   protocol: str
+  fingerprint: str
   spec: types.DataSpec
   catalog: types.Catalog
   item_ids: np.ndarray
   user_ids: np.ndarray
+  file_order: np.ndarray
   has_negatives: bool
   event_user: np.ndarray
   event_item: np.ndarray
@@ -85,22 +89,6 @@ class Dataset:
       events = np.sort(events[len(events) - 1 - place])
     return events
 
-  def packed(self, length: int, generator: np.random.Generator
-             ) -> packing.Packed:
-    """Packs the training split's positives, user by user, for next-item models.
-
-    Args:
-      length: S, places of a row.
-      generator: shuffles the sequences.
-
-    Raises:
-      types.InputError: rows too short, or nothing to predict.
-    """
-    events = self.examples('train', 'positives')
-    return packing.pack(
-        self.event_user[events], self.event_item[events],
-        self.spec.history_length, length, generator)
-
   def assemble(
       self, events: np.ndarray, items: np.ndarray, label: np.ndarray,
       row: np.ndarray | None = None, mask: np.ndarray | None = None,
@@ -116,13 +104,83 @@ class Dataset:
 
     Returns:
       The batch. The history is what the user did strictly before the event,
-      the u2i statistics too.
+      the u2i statistics too; without any of these `cross` is None.
     """
-    user = self.event_user[events]
-    sequence = self.sequences.gather(
-        user, self.event_stop[events], self.spec.history_length)
-    batch = self._batch(user, sequence, events, row)
-    return self.with_candidates(batch, events, items, label, mask)
+    if row is None:
+      row = np.arange(len(events))
+    return self.with_candidates(
+        self.requests_of(events, row), events, items, label, mask)
+
+  def requests_of(self, events: np.ndarray, row: np.ndarray) -> types.Batch:
+    """Returns the requests of events [B], their candidates still empty."""
+    return self._batch(
+        self.event_user[events],
+        self.history_of(events, self.spec.history_length, row), events)
+
+  def history_of(
+      self, events: np.ndarray, length: int, row: np.ndarray
+  ) -> types.Sequence:
+    """Returns the histories of events [B], the last `length`: [B, length]."""
+    return self.sequences.gather(
+        self.event_user[events], self.event_stop[events], length, row)
+
+  def history_size(self, events: np.ndarray) -> np.ndarray:
+    """Returns [B] how many entries the whole histories of events have."""
+    return self.event_stop[events] - self.sequences.offsets[
+        self.event_user[events]]
+
+  def sequence(
+      self, events: np.ndarray, segment: np.ndarray, target: np.ndarray,
+      row: np.ndarray) -> types.Sequence:
+    """Returns events as sequences.
+
+    Args:
+      events: [B, S] indices of events, -1 where nothing is.
+      segment: [B, S] int32, 0 where nothing is. target: [B, S] float32.
+      row: [B] rows of the global batch.
+    """
+    return types.Sequence(
+        row=np.asarray(row, np.int32), segment=segment, target=target,
+        **{name: values.take(events)
+           for name, values in self._event_fields.items()})
+
+  def to_predict(
+      self, events: np.ndarray, length: int, row: np.ndarray
+  ) -> types.Sequence:
+    """Returns histories of events [B], and each event as the last place.
+
+    Args:
+      events: [B] with a history; else there is nothing to predict them from.
+      length: most items of a history.
+      row: [B] rows of the global batch.
+
+    Returns:
+      [B, length + 1] each; the last place alone is a target.
+    """
+    ones = np.ones((len(events), 1), np.float32)
+    own = self.sequence(events[:, None], ones.astype(np.int32), ones, row)
+    read = self.history_of(events, length, row)
+    return types.Sequence(row=own.row, **{
+        name: np.concatenate([values, getattr(own, name)], 1)
+        for name, values in vars(read).items() if name != 'row'})
+
+  def seen(
+      self, events: np.ndarray, most: int = 0
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what the user's sequence holds strictly before each event.
+
+    Args:
+      events: [B].
+      most: N, the newest are kept; 0: as long as the longest of these needs.
+
+    Returns:
+      item [B, N] int32 (one may be there twice), mask [B, N] float32; newest
+      last, nothing in front.
+    """
+    most = most or int(self.history_size(events).max(initial=1))
+    place, valid = self.sequences.places(
+        self.event_user[events], self.event_stop[events], most)
+    return self.sequences.items_at(place), valid.astype(np.float32)
 
   def requests(
       self, users: Sequence[Any] | None = None,
@@ -160,24 +218,28 @@ class Dataset:
                    for value, place in zip(users, user))
     if num_cold:
       logging.warning('%d unknown users are answered as cold users', num_cold)
-    stop = self.sequences.offsets[user + 1]
-    sequence = self.sequences.gather(user, stop, self.spec.history_length)
+    sequence = self.sequences.gather(
+        user, self.sequences.offsets[user + 1], self.spec.history_length,
+        np.arange(num))
     given = [row for row in range(num)
              if histories[row] is not None and len(histories[row])]
-    lists, num_dropped = [], 0
-    for row in given:
-      places = [self._item_index.get(_key(self.item_ids, value), -1)
-                for value in histories[row]]
-      lists.append(np.array([p for p in places if p >= 0], np.int32))
-      num_dropped += len(places) - len(lists[-1])
-    if num_dropped:
-      logging.warning('%d unknown items in histories dropped', num_dropped)
-    for array, packed in zip(
-        sequence, history.pack(lists, self.spec.history_length)):
-      array[given] = packed
-    batch = self._batch(
-        user, sequence, np.full(num, len(self.event_user)), None)
+    self.sequences.give(
+        sequence, given, user[given],
+        self._known_items([histories[row] for row in given]), self.ordinal)
+    batch = self._batch(user, sequence, np.full(num, len(self.event_user)))
     return self.with_candidates(batch, None, np.zeros((num, 0), np.int32))
+
+  def _known_items(self, lists: Sequence[Sequence[Any]]) -> list[np.ndarray]:
+    """Returns items of lists of original ids; warns once of unknown ones."""
+    out = []
+    for values in lists:
+      found = [self._item_index.get(_key(self.item_ids, value), -1)
+               for value in values]
+      out.append(np.array([item for item in found if item >= 0], np.int32))
+    dropped = sum(map(len, lists)) - sum(map(len, out))
+    if dropped:
+      logging.warning('%d unknown items in histories dropped', dropped)
+    return out
 
   def with_candidates(
       self, batch: types.Batch, events: np.ndarray | None, items: np.ndarray,
@@ -194,19 +256,20 @@ class Dataset:
     """
     items = np.asarray(items, np.int32)
     user = np.asarray(batch.user)
-    time = (self.event_time[events] if events is not None
-            else self._request_time[user])
-    num = items.shape[1]
-    statistics = self.index.query(
-        np.repeat(user, num), items.reshape(-1), np.repeat(time, num))
+    statistics, num = None, items.shape[1]
+    if self.spec.cross_names:
+      time = (self.event_time[events] if events is not None
+              else self._request_time[user])
+      statistics = self.index.query(
+          np.repeat(user, num), items.reshape(-1), np.repeat(time, num)
+      ).reshape(*items.shape, len(self.spec.cross_names))
     if label is None:
       label = np.zeros(items.shape, np.float32)
     if mask is None:
       mask = np.ones(items.shape, np.float32)
     return batch.replace(
         item=items, label=np.asarray(label, np.float32),
-        mask=np.asarray(mask, np.float32),
-        cross=statistics.reshape(*items.shape, len(self.spec.cross_names)))
+        mask=np.asarray(mask, np.float32), cross=statistics)
 
   def ranking_candidates(
       self, split: str, events: np.ndarray
@@ -238,22 +301,29 @@ class Dataset:
             np.concatenate([label, np.zeros(drawn.shape, np.float32)], axis=1))
 
   def _batch(
-      self, user: np.ndarray, sequence: Sequence[np.ndarray],
-      context: np.ndarray, row: np.ndarray | None,
+      self, user: np.ndarray, sequence: types.Sequence, context: np.ndarray
   ) -> types.Batch:
     """Returns a batch of requests, its candidates still empty."""
     none = np.zeros((len(user), 0), np.float32)
-    if row is None:
-      row = np.arange(len(user))
     return types.Batch(
-        row=np.asarray(row, np.int32), user=user.astype(np.int32),
-        item=none.astype(np.int32), label=none, mask=none,
-        history=sequence[0], history_action=sequence[1],
-        history_mask=sequence[2],
+        row=sequence.row, user=user.astype(np.int32),
+        item=none.astype(np.int32), label=none, mask=none, history=sequence,
         request=features.join_rows(
             features.take(self.users, user),
             features.take(self.context, context)),
-        cross=none[:, :, None])
+        cross=None)
+
+  @functools.cached_property
+  def _event_fields(self) -> dict[str, np.ndarray]:
+    """Fields of `types.Sequence` of events [E + 1]; the last is of no event."""
+    fields = dict(
+        user=self.event_user, item=self.event_item,
+        action=history.actions(self.event_label), label=self.event_label,
+        time=history.seconds(
+            self.event_time, self.event_time[0], self.ordinal))
+    last = {'user': len(self.user_ids)}
+    return {name: np.append(values, values.dtype.type(last.get(name, 0)))
+            for name, values in fields.items()}
 
   @functools.cached_property
   def _request_time(self) -> np.ndarray:

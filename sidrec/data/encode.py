@@ -7,10 +7,13 @@ import numpy as np
 
 from sidrec import types
 from sidrec.data import collaborative
+from sidrec.data import content
 from sidrec.data import cross
 from sidrec.data import dataset
 from sidrec.data import features
+from sidrec.data import fingerprint
 from sidrec.data import history
+from sidrec.data import numbering
 from sidrec.data import splits
 from sidrec.data import tables as tables_lib
 
@@ -24,18 +27,22 @@ def build(
   Args:
     tables: after `tables.check`.
     config: `config.data`.
-    seed: of evaluation negatives.
+    seed: of item numbers and evaluation negatives.
     where: folder or name, for messages.
 
   Raises:
     types.InputError: on a split that is empty or a setting that does not fit.
   """
   _check_config(config)
+  made_of = fingerprint.of_tables(tables)
+  order = numbering.draw(len(tables.items['item_id']), seed)
+  # Features come first: what they say of broken rows is in the files' order.
+  encoded = _make_features(tables, where)
+  tables = numbering.reorder(tables, order)
   info, item_ids = tables.info, tables.items['item_id']
-  events, time = tables.events, tables.events['timestamp']
+  time, has_negatives = tables.events['timestamp'], info['label'] is not None
   user_ids, user, item = _number(tables)
-  has_negatives = info['label'] is not None
-  label = (events[info['label']] if has_negatives
+  label = (tables.events[info['label']] if has_negatives
            else np.ones(len(time), np.float32))
   if not has_negatives and config.eval_negatives and len(item_ids) < 2:
     raise types.InputError(f'{where}/items: one item leaves no negatives')
@@ -43,38 +50,44 @@ def build(
   times, before = _before(tables, user_ids)
   index = _make_index(
       tables, config, times, user, item, label, split, before, len(user_ids))
-  sequences, kind = _make_sequences(config, times, user, item, label, time,
-                                    before, has_negatives, len(user_ids))
-  item_spec, item_table, request_spec, users, context = _make_features(
+  sequences, kind = _make_sequences(
+      config, times, user, item, label, time, before, has_negatives,
+      len(user_ids), info['time_unit'] == 'ordinal')
+  request_spec, users, context = _make_request(
       tables, user_ids, split == splits.TRAIN, where)
-  if before is not None and config.history_vectors:
-    start = np.searchsorted(times, time.min())
-    item_spec, item_table = collaborative.append(
-        item_spec, item_table, collaborative.item_vectors(
-            before, len(item_ids), config.history_vectors, start))
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
-  notes = [split_note, f'history {kind}, at most {config.history_length}']
-  if not has_negatives:
-    notes.append(f'no negatives in the log: ranking against '
-                 f'{config.eval_negatives} uniform negatives a positive')
+  item_spec, catalog = _make_catalog(
+      encoded, order, popularity, before, config.history_vectors,
+      np.searchsorted(times, time[0]))
   return dataset.Dataset(
-      name=info['name'], protocol='; '.join(notes),
+      name=info['name'], fingerprint=made_of,
+      protocol=_protocol(config, split_note, kind, has_negatives),
       spec=types.DataSpec(
           num_items=len(item_ids), num_users=len(user_ids), items=item_spec,
           request=request_spec, cross_names=index.names,
           num_actions=(history.NUM_ACTIONS_LOG if before is None
                        else history.NUM_ACTIONS_BEFORE),
-          history_length=config.history_length,
-          has_negatives=has_negatives),
-      catalog=types.Catalog(
-          features=item_table, popularity=popularity.astype(np.float32)),
-      item_ids=item_ids, user_ids=user_ids, has_negatives=has_negatives,
+          history_length=config.history_length, has_negatives=has_negatives,
+          vector_dim=(0 if catalog.vectors is None
+                      else catalog.vectors.shape[1])),
+      catalog=catalog, item_ids=item_ids, user_ids=user_ids,
+      file_order=numbering.inverse(order), has_negatives=has_negatives,
       event_user=user, event_item=item, event_time=time, event_label=label,
       event_split=split, ordinal=info['time_unit'] == 'ordinal', seed=seed,
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
       context=context, index=index, sequences=sequences,
       event_stop=sequences.stop(user, np.searchsorted(times, time)))
+
+
+def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
+              has_negatives: bool) -> str:
+  """Returns what results say of how the data were used."""
+  notes = [split, f'history {kind}, at most {config.history_length}']
+  if not has_negatives:
+    notes.append(f'no negatives in the log: ranking against '
+                 f'{config.eval_negatives} uniform negatives a positive')
+  return '; '.join(notes)
 
 
 def _number(
@@ -158,36 +171,69 @@ def _make_sequences(
     config: ml_collections.ConfigDict, times: np.ndarray, user: np.ndarray,
     item: np.ndarray, label: np.ndarray, time: np.ndarray,
     before: history.Before | None, has_negatives: bool, num_users: int,
+    ordinal: bool,
 ) -> tuple[history.Sequences, str]:
   """Builds the histories: pre-log items first, then the log."""
   kind = config.history
   if kind == 'auto':
     kind = 'all' if has_negatives else 'positive'
-  parts = [(user, np.searchsorted(times, time), item,
-            np.where(label > 0, history.POSITIVE, history.NOT_CLICKED),
-            label > 0)]
+  parts = [(user, np.searchsorted(times, time), item, history.actions(label),
+            label > 0, history.seconds(time, time[0], ordinal))]
   if before is not None:
     parts.insert(0, (before.user, before.rank, before.item, before.action,
-                     before.positive))
+                     before.positive, np.zeros(len(before.item), np.int32)))
   columns = [np.concatenate(column) for column in zip(*parts)]
   if kind == 'positive':
     columns = [column[columns[4]] for column in columns]
+  names = ('user', 'rank', 'item', 'action', 'label', 'time')
   sequences = history.Sequences(
-      num_users=num_users, num_ranks=len(times), user=columns[0],
-      rank=columns[1], item=columns[2], action=columns[3])
+      num_users=num_users, num_ranks=len(times), **dict(zip(names, columns)))
   return sequences, 'of positives' if kind == 'positive' else 'of exposures'
 
 
 def _make_features(
+    tables: tables_lib.Tables, where: str
+) -> tuple[types.FeatureSpec, types.FeatureTable, np.ndarray | None]:
+  """Encodes items: their features and content vectors, in the files' order."""
+  declared = tables.info['columns']['items']
+  spec, table = features.encode(
+      tables.items, declared, len(tables.items['item_id']),
+      types.Role.ITEM_STATIC, f'{where}/items', embeddings=tables.embeddings)
+  if tables.embeddings is None:
+    content.warn_of_hashed_words(declared, f'{where}/items')
+  return spec, table, content.vectors(spec, table)
+
+
+def _make_catalog(
+    encoded: tuple[types.FeatureSpec, types.FeatureTable, np.ndarray | None],
+    order: np.ndarray, popularity: np.ndarray, before: history.Before | None,
+    dim: int, first_rank: int) -> tuple[types.FeatureSpec, types.Catalog]:
+  """Puts what `_make_features` made into internal order; adds `histories`.
+
+  Args:
+    encoded: in the files' order.
+    order: [V] row of the items table of each internal number.
+    popularity: [V], in internal order.
+    before: what users did before the log, or None.
+    dim: of item vectors made of it; 0: none are.
+    first_rank: rank of the log's first time.
+  """
+  spec, table, vectors = encoded
+  table = features.take(table, order)
+  if before is not None and dim:
+    spec, table = collaborative.append(spec, table, collaborative.item_vectors(
+        before, len(order), dim, first_rank))
+  return spec, types.Catalog(
+      features=table, popularity=popularity.astype(np.float32),
+      vectors=None if vectors is None else vectors[order])
+
+
+def _make_request(
     tables: tables_lib.Tables, user_ids: np.ndarray, train: np.ndarray,
     where: str,
-) -> tuple[types.FeatureSpec, types.FeatureTable, types.FeatureSpec,
-           types.FeatureTable, types.FeatureTable]:
-  """Encodes items, users and the context of events."""
+) -> tuple[types.FeatureSpec, types.FeatureTable, types.FeatureTable]:
+  """Encodes users and the context of events."""
   columns: Mapping[str, Any] = tables.info['columns']
-  item_spec, item_table = features.encode(
-      tables.items, columns['items'], len(tables.items['item_id']),
-      types.Role.ITEM_STATIC, f'{where}/items', embeddings=tables.embeddings)
   raw = tables.users if tables.users is not None else {'user_id': user_ids[:0]}
   num_raw = len(raw['user_id'])
   user_spec, users = features.encode(
@@ -200,5 +246,5 @@ def _make_features(
       tables.events, columns['events'], len(train), types.Role.REQUEST,
       f'{where}/events', fit_rows=train)
   context = features.with_missing_row(context, context_spec)
-  return (item_spec, item_table, features.merge(user_spec, context_spec),
-          users, features.shift_ids(context, user_spec.vocabulary - 1))
+  return (features.merge(user_spec, context_spec), users,
+          features.shift_ids(context, user_spec.vocabulary - 1))

@@ -30,7 +30,7 @@ def encode(
   Args:
     table: raw columns, `num_rows` rows, after `tables.check`.
     columns: name -> declaration of `dataset.json`.
-    num_rows: rows R, for a table without columns.
+    num_rows: rows R.
     role: of every field of this table.
     where: file, for messages.
     fit_rows: [R] bool rows that vocabularies and means may see; default all.
@@ -76,9 +76,8 @@ def encode(
       num_values=num_values,
       num_dims=embeddings.shape[1] if embeddings is not None else 0)
   return spec, types.FeatureTable(
-      ids=_join(ids, num_rows, np.int32),
-      values=_join(values, num_rows, np.float32),
-      vectors=_join(vectors, num_rows, np.float32))
+      ids=_join(ids, np.int32), values=_join(values, np.float32),
+      vectors=_join(vectors, np.float32))
 
 
 def _categories(
@@ -92,12 +91,9 @@ def _categories(
   return pad(offsets, codes, cap, where), size
 
 
-def _join(
-    blocks: Sequence[np.ndarray], num_rows: int, dtype: Any
-) -> np.ndarray:
-  """Concatenates [R, *] blocks, [R, 0] of none."""
-  return np.concatenate(
-      [np.zeros((num_rows, 0), dtype), *blocks], axis=1).astype(dtype)
+def _join(blocks: Sequence[np.ndarray], dtype: Any) -> np.ndarray | None:
+  """Concatenates [R, *] blocks; None of none."""
+  return np.concatenate(blocks, axis=1).astype(dtype) if blocks else None
 
 
 def merge(
@@ -120,41 +116,46 @@ def merge(
 
 def shift_ids(table: types.FeatureTable, by: int) -> types.FeatureTable:
   """Moves the ids of a second table behind the vocabulary of a first."""
+  if table.ids is None:
+    return table
   return table.replace(
       ids=np.where(table.ids > 0, table.ids + by, 0).astype(np.int32))
 
 
 def take(table: types.FeatureTable, rows: np.ndarray) -> types.FeatureTable:
   """Gathers rows of a feature table."""
-  return types.FeatureTable(
-      ids=table.ids[rows], values=table.values[rows],
-      vectors=table.vectors[rows])
+  return types.FeatureTable(**{
+      kind: None if values is None else values[rows]
+      for kind, values in vars(table).items()})
 
 
 def join_rows(
     first: types.FeatureTable, second: types.FeatureTable
 ) -> types.FeatureTable:
   """Joins two tables of the same rows side by side."""
-  return types.FeatureTable(
-      ids=np.concatenate([first.ids, second.ids], axis=1),
-      values=np.concatenate([first.values, second.values], axis=1),
-      vectors=np.concatenate([first.vectors, second.vectors], axis=1))
+  joined = {}
+  for kind, values in vars(first).items():
+    other = getattr(second, kind)
+    if values is not None and other is not None:
+      joined[kind] = np.concatenate([values, other], axis=1)
+    else:
+      joined[kind] = other if values is None else values
+  return types.FeatureTable(**joined)
 
 
 def with_missing_row(
     table: types.FeatureTable, spec: types.FeatureSpec
 ) -> types.FeatureTable:
   """Appends a row in which every field is missing."""
-  values = np.zeros((1, spec.num_values), np.float32)
-  for field in spec.fields:
-    if field.kind == 'number':
-      values[0, field.stop - 1] = 1.
-  return types.FeatureTable(
-      ids=np.concatenate([table.ids, np.zeros_like(table.ids, shape=(
-          1, spec.num_slots))]),
-      values=np.concatenate([table.values, values]),
-      vectors=np.concatenate([table.vectors, np.zeros_like(
-          table.vectors, shape=(1, spec.num_dims))]))
+  out = {}
+  for kind, values in vars(table).items():
+    if values is not None:
+      row = np.zeros_like(values, shape=(1, values.shape[1]))
+      if kind == 'values':
+        row[0, [f.stop - 1 for f in spec.fields if f.kind == 'number']] = 1.
+      values = np.concatenate([values, row])
+    out[kind] = values
+  return types.FeatureTable(**out)
 
 
 def factorize(

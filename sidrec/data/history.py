@@ -5,6 +5,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from sidrec import types
 from sidrec.data import cross
 
 # What the user did with a history item.
@@ -120,25 +121,54 @@ def from_before(entries: Before) -> cross.Entries:
       positive=entries.positive.astype(np.int64))
 
 
+def actions(label: np.ndarray) -> np.ndarray:
+  """Returns what was done at events of the log, int32, of labels {0, 1}."""
+  return np.where(label > 0, POSITIVE, NOT_CLICKED).astype(np.int32)
+
+
+def seconds(time: np.ndarray, start: int, ordinal: bool) -> np.ndarray:
+  """Returns times as `types.Sequence` has them, [N] int32.
+
+  Args:
+    time: [N] int64 ms; or positions, which stay.
+    start: time of the first event of the log; what is earlier becomes 0.
+    ordinal: whether times are positions.
+  """
+  if not ordinal:
+    time = (time - start) // 1000
+  return np.clip(time, 0, np.iinfo(np.int32).max).astype(np.int32)
+
+
 class Sequences:
   """All users' sequences in one array, oldest first."""
 
   def __init__(
       self, *, num_users: int, num_ranks: int, user: np.ndarray,
-      rank: np.ndarray, item: np.ndarray, action: np.ndarray):
+      rank: np.ndarray, item: np.ndarray, action: np.ndarray,
+      label: np.ndarray, time: np.ndarray):
     """Sorts N entries by (user, time); ties keep their order.
 
     Args:
       num_users: U; user U has no entries.
       num_ranks: R; ranks are in [0, R].
       user, rank, item, action: [N].
+      label: [N] in {0, 1}.
+      time: [N] int32 of `seconds`.
     """
+    self._unknown = num_users
     self._stride = num_ranks + 1
     key = user.astype(np.int64) * self._stride + rank
     order = np.argsort(key, kind='stable')
     self._key = key[order]
-    self.item = item[order].astype(np.int32)
-    self.action = action[order].astype(np.int32)
+    # One entry more that holds zeros, for places where nothing is: a gather
+    # is then one look-up a field.
+    self._fields = {
+        name: np.append(values[order], [0]).astype(kind)
+        for name, values, kind in (
+            ('item', item, np.int32), ('action', action, np.int32),
+            ('time', time, np.int32), ('label', label, np.float32))}
+    self.item, self.action = (
+        self._fields[name][:-1] for name in ('item', 'action'))
     self.offsets = np.searchsorted(
         self._key, np.arange(num_users + 2) * self._stride)
 
@@ -147,43 +177,69 @@ class Sequences:
     return np.searchsorted(
         self._key, user.astype(np.int64) * self._stride + rank)
 
-  def gather(
+  def places(
       self, user: np.ndarray, stop: np.ndarray, length: int
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the last `length` entries before `stop`.
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the last `length` entries before `stop` are.
 
     Args:
       user, stop: [B].
       length: T.
 
     Returns:
-      item [B, T] int32, action [B, T] int32, mask [B, T] float32; newest
-      last, zeros in front.
+      place [B, T] int64, newest last, N where nothing is; valid [B, T] bool.
     """
     place = stop[:, None] + np.arange(-length, 0)
     valid = place >= self.offsets[user][:, None]
-    if not len(self.item):
-      zeros = np.zeros(place.shape, np.int32)
-      return zeros, zeros, zeros.astype(np.float32)
-    place = np.where(valid, place, 0)
-    return (np.where(valid, self.item[place], 0),
-            np.where(valid, self.action[place], 0), valid.astype(np.float32))
+    return np.where(valid, place, len(self._key)), valid
 
+  def items_at(self, place: np.ndarray) -> np.ndarray:
+    """Returns the items [...] int32 of `places`, 0 where nothing is."""
+    return self._fields['item'].take(place)
 
-def pack(
-    lists: Sequence[np.ndarray], length: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns given lists of item indices as `Sequences.gather` does.
+  def gather(
+      self, user: np.ndarray, stop: np.ndarray, length: int, row: np.ndarray
+  ) -> types.Sequence:
+    """Returns the last `length` entries before `stop`.
 
-  Args:
-    lists: B arrays, oldest first; every item counts as positive.
-    length: T; the newest are kept.
-  """
-  item = np.zeros((len(lists), length), np.int32)
-  mask = np.zeros((len(lists), length), np.float32)
-  for row, values in enumerate(lists):
-    values = values[max(len(values) - length, 0):]
-    if len(values):
-      item[row, -len(values):] = values
-      mask[row, -len(values):] = 1.
-  return item, (mask * POSITIVE).astype(np.int32), mask
+    Args:
+      user, stop: [B].
+      length: T.
+      row: [B] rows of the global batch.
+
+    Returns:
+      [B, T] each, newest last, nothing in front; no place is a target.
+    """
+    place, valid = self.places(user, stop, length)
+    return types.Sequence(
+        row=np.asarray(row, np.int32),
+        user=np.where(valid, user[:, None], self._unknown).astype(np.int32),
+        segment=valid.astype(np.int32),
+        target=np.zeros(valid.shape, np.float32),
+        **{name: values.take(place)
+           for name, values in self._fields.items()})
+
+  def give(
+      self, sequence: types.Sequence, rows: Sequence[int], user: np.ndarray,
+      lists: Sequence[np.ndarray], ordinal: bool) -> None:
+    """Writes given lists into rows of a history, in place, newest last.
+
+    Args:
+      sequence: of `gather`.
+      rows: M rows to write.
+      user: [M] whose they are.
+      lists: M arrays of items, oldest first; every item counts as positive,
+        the newest are kept.
+      ordinal: times are positions; else nothing is known of them: 0.
+    """
+    length = sequence.item.shape[1]
+    for row, who, items in zip(rows, user, lists):
+      items = items[max(len(items) - length, 0):]
+      valid = np.arange(length) >= length - len(items)
+      sequence.segment[row], sequence.label[row] = valid, valid
+      sequence.action[row] = valid * POSITIVE
+      sequence.user[row] = np.where(valid, who, self._unknown)
+      sequence.item[row], sequence.time[row] = 0, 0
+      sequence.item[row, valid] = items
+      if ordinal:
+        sequence.time[row, valid] = np.arange(len(items))

@@ -9,38 +9,33 @@ from sidrec import types
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-  """Rows of sequences, as in `types.SequenceBatch`.
+  """R rows of several sequences each.
 
-  item, segment: [R, S] int32. target: [R, S] float32.
+  place: [R, S] int64 which of the entries that were packed, -1 where none is.
+  segment: [R, S] int32 which sequence of the row, from 1; 0 = nothing.
+  target: [R, S] float32, 1 = to be predicted.
   """
-  item: np.ndarray
+  place: np.ndarray
   segment: np.ndarray
   target: np.ndarray
 
-  def batch(self, rows: np.ndarray, row: np.ndarray) -> types.SequenceBatch:
-    """Returns rows [B] of the table as a batch with global rows `row` [B]."""
-    return types.SequenceBatch(
-        row=row.astype(np.int32), item=self.item[rows],
-        segment=self.segment[rows], target=self.target[rows])
 
-
-def pack(user: np.ndarray, item: np.ndarray, context: int, length: int,
+def pack(user: np.ndarray, context: int, length: int,
          generator: np.random.Generator) -> Packed:
   """Packs sequences into rows, none of them torn.
 
   A sequence longer than `context` + 1 is cut into windows that overlap by half
-  of the context, so that each item but the oldest is a target once, with at
+  of the context, so that each entry but the oldest is a target once, with at
   least half of the context before it.
 
   Args:
-    user: [N] whose event it is, in order of time for each user.
-    item: [N] int32.
+    user: [N] whose each entry is, in order of time for each user.
     context: most items that are read before a target (T of the data).
     length: S, places of a row.
     generator: shuffles the windows before they are packed.
 
   Returns:
-    The rows; windows of one item are left out, they have no target.
+    The rows; windows of one entry are left out, they have no target.
 
   Raises:
     types.InputError: rows too short for a window, or nothing to predict.
@@ -50,7 +45,7 @@ def pack(user: np.ndarray, item: np.ndarray, context: int, length: int,
         f'config.train.row_items: {length} places do not hold a history of '
         f'{context} items and its target; give at least {context + 1}')
   order = np.argsort(user, kind='stable')
-  user, item = user[order], item[order]
+  user = user[order]
   first = np.flatnonzero(np.append(True, user[1:] != user[:-1]))
   stop = np.append(first[1:], user.size)
   start, end, read = _windows(first, stop, context)
@@ -58,17 +53,17 @@ def pack(user: np.ndarray, item: np.ndarray, context: int, length: int,
   start, end, read = start[many], end[many], read[many]
   if not start.size:
     raise types.InputError(
-        'data: no user has two positive events in the training split; there '
-        'is no next item to learn')
+        'data: no user has two such events in the training split; there is no '
+        'next item to learn')
   shuffled = generator.permutation(start.size)
   start, end, read = start[shuffled], end[shuffled], read[shuffled]
   row, place, number = _fill(end - start, length)
-  out = Packed(*(np.zeros((row[-1] + 1, length), kind)
-                 for kind in (np.int32, np.int32, np.float32)))
+  out = Packed(*(np.full((row[-1] + 1, length), fill, kind) for fill, kind in (
+      (-1, np.int64), (0, np.int32), (0, np.float32))))
   size = end - start
   offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
   rows, places = np.repeat(row, size), np.repeat(place, size) + offset
-  out.item[rows, places] = item[np.repeat(start, size) + offset]
+  out.place[rows, places] = order[np.repeat(start, size) + offset]
   out.segment[rows, places] = np.repeat(number, size)
   out.target[rows, places] = offset >= np.repeat(read, size)
   return out

@@ -1,5 +1,6 @@
-"""Batches as a pure function of (seed, step), prefetched by a thread."""
+"""Batches as a pure function of (seed, number), prefetched by a thread."""
 
+import dataclasses
 import queue
 import threading
 from typing import Iterator, Mapping
@@ -9,10 +10,19 @@ import numpy as np
 
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
+from sidrec.data import packing
+
+# Events of sequences -> what `Dataset.examples` calls them.
+_KINDS = {'positives': 'positives', 'all': 'impressions'}
 
 
 class Pipeline:
-  """Reads the training split; every process sees its slice of each batch."""
+  """Reads the training split; every process sees its slice of each batch.
+
+  A stream has batch numbers of its own; a batch is a pure function of the
+  seed, the stream's name and the number. Made once and iterated many times:
+  packed rows and the order of the epoch at hand are kept.
+  """
 
   def __init__(
       self, dataset: dataset_lib.Dataset,
@@ -31,27 +41,14 @@ class Pipeline:
     Raises:
       types.InputError: a batch that does not divide; no examples; a stream of
         impressions without negatives in a log that has none.
+      ValueError: an unknown word in a `types.StreamSpec`.
     """
     self._dataset, self._streams, self._seed = dataset, dict(streams), seed
     self._process = process_index, process_count
     self._prefetch = max(prefetch, 1)
     self._events, self._order, self._packed = {}, {}, {}
     for name, stream in self._streams.items():
-      if stream.examples not in (
-          'impressions', 'positives', 'items', 'sequences'):
-        raise ValueError(f'stream {name}: examples {stream.examples!r}')
-      if stream.batch_size < 1 or stream.batch_size % process_count:
-        raise types.InputError(
-            f'config.train.batch_size: {stream.batch_size} rows of stream '
-            f'{name} do not divide among {process_count} processes')
-      if (stream.examples == 'impressions' and stream.negatives < 1
-          and not dataset.has_negatives):
-        raise types.InputError(
-            f'stream {name}: every event of {dataset.name} is a positive; it '
-            'needs negatives >= 1')
-      if stream.negatives and dataset.spec.num_items < 2:
-        raise types.InputError(
-            f'stream {name}: a catalog of one item leaves no negatives')
+      _check(dataset, name, stream, process_count)
       self._events[name] = self._examples(name, stream)
       if not len(self._events[name]):
         raise types.InputError(
@@ -60,30 +57,50 @@ class Pipeline:
 
   def _examples(self, name: str, stream: types.StreamSpec) -> np.ndarray:
     """Returns what an epoch goes through: events, items or packed rows."""
+    dataset = self._dataset
     if stream.examples == 'items':
-      return np.arange(self._dataset.spec.num_items)
-    if stream.examples == 'sequences':
-      self._packed[name] = self._dataset.packed(
-          stream.length, self._generator(name, 'packing', 0))
-      return np.arange(len(self._packed[name].item))
-    return self._dataset.examples('train', stream.examples)
+      return np.arange(dataset.spec.num_items)
+    if stream.examples != 'sequences':
+      return dataset.examples('train', stream.examples)
+    events = dataset.examples('train', _KINDS[stream.events])
+    if stream.layout == 'last':
+      return events[dataset.history_size(events) > 0]
+    packed = packing.pack(
+        dataset.event_user[events], dataset.spec.history_length,
+        stream.length, self._generator(name, 'packing', 0))
+    self._packed[name] = dataclasses.replace(
+        packed, place=np.where(packed.place < 0, -1, events[packed.place]))
+    return np.arange(len(packed.place))
 
   def num_examples(self, name: str) -> int:
     """Returns the examples of one epoch of a stream."""
     return len(self._events[name])
 
-  def batch(self, step: int) -> dict[str, types.Batch]:
-    """Returns this process's rows of the batches of a step, by stream."""
-    return {name: self._batch(name, stream, step)
-            for name, stream in self._streams.items()}
+  def batch(
+      self, numbers: Mapping[str, int] | int
+  ) -> dict[str, types.Batch | types.ItemBatch | types.Sequence]:
+    """Returns this process's rows of batches, by stream.
+
+    Args:
+      numbers: stream -> number of its batch, for the streams that are wanted;
+        or one number for all streams.
+    """
+    if not isinstance(numbers, Mapping):
+      numbers = dict.fromkeys(self._streams, numbers)
+    return {name: self._batch(name, self._streams[name], int(number))
+            for name, number in numbers.items()}
 
   def iterate(
-      self, first_step: int, last_step: int
-  ) -> Iterator[dict[str, types.Batch]]:
-    """Yields the batches of steps first_step, ..., last_step - 1.
+      self, starts: Mapping[str, int], num: int
+  ) -> Iterator[dict[str, types.Batch | types.ItemBatch | types.Sequence]]:
+    """Yields `num` times the next batch of each stream.
 
     A thread works ahead; its exceptions are raised here, and it ends with
     the iterator.
+
+    Args:
+      starts: stream -> number of its first batch.
+      num: how many of each stream.
     """
     ready = queue.Queue(self._prefetch)
     stopped = threading.Event()
@@ -97,17 +114,18 @@ class Pipeline:
 
     def work() -> None:
       try:
-        for step in range(first_step, last_step):
+        for step in range(num):
           if stopped.is_set():
             return
-          put((self.batch(step), None))
+          put((self.batch({name: start + step
+                           for name, start in starts.items()}), None))
       except BaseException as error:  # pylint: disable=broad-except
         put((None, error))
 
     thread = threading.Thread(target=work, daemon=True, name='sidrec-batches')
     thread.start()
     try:
-      for _ in range(first_step, last_step):
+      for _ in range(num):
         batch, error = ready.get()
         if error is not None:
           raise error
@@ -117,11 +135,11 @@ class Pipeline:
       thread.join()
 
   def _batch(
-      self, name: str, stream: types.StreamSpec, step: int
-  ) -> types.Batch | types.ItemBatch | types.SequenceBatch:
+      self, name: str, stream: types.StreamSpec, number: int
+  ) -> types.Batch | types.ItemBatch | types.Sequence:
     """Draws the global batch and keeps this process's rows of it."""
     size = stream.batch_size
-    events = self._global_events(name, step * size, size)
+    events = self._global_events(name, number * size, size)
     process_index, process_count = self._process
     local = size // process_count
     row = np.arange(process_index * local, (process_index + 1) * local)
@@ -129,30 +147,39 @@ class Pipeline:
       return types.ItemBatch(
           row=row.astype(np.int32), item=events[row].astype(np.int32))
     if stream.examples == 'sequences':
-      return self._packed[name].batch(events[row], row)
+      return self._sequences(name, stream, events, row)
     items = self._dataset.event_item[events][:, None]
     if stream.negatives:
       # Drawn for the global batch, so that 1 and N processes agree.
-      drawn = self._generator(name, 'negatives', step).integers(
+      drawn = self._generator(name, 'negatives', number).integers(
           0, self._dataset.spec.num_items - 1, (size, stream.negatives),
           dtype=np.int32)
       items = np.concatenate(
           [items, dataset_lib.skip_own(drawn, items)], axis=1)
     own, items = events[row], items[row]
     mask = np.ones(items.shape, np.float32)
-    batch = self._dataset.assemble(
-        own, items[:, :0], mask[:, :0], row=row)
-    if stream.widths:
-      batch = _narrow(batch, self._width(name, events))
+    batch = self._dataset.requests_of(own, row)
     if stream.seen_negatives:
-      draw = self._generator(name, 'seen', step).random(
+      draw = self._generator(name, 'seen', number).random(
           (size, stream.seen_negatives))
-      seen, valid = _from_history(batch, draw[row], items[:, :1])
+      seen, valid = _from_history(batch.history, draw[row], items[:, :1])
       items = np.concatenate([items, seen], 1)
       mask = np.concatenate([mask, valid], 1)
     label = np.zeros(items.shape, np.float32)
     label[:, 0] = self._dataset.event_label[own]
     return self._dataset.with_candidates(batch, own, items, label, mask)
+
+  def _sequences(
+      self, name: str, stream: types.StreamSpec, events: np.ndarray,
+      row: np.ndarray) -> types.Sequence:
+    """Returns rows [b] of a global batch of packed rows or events [B]."""
+    if stream.layout == 'packed':
+      rows, packed = events[row], self._packed[name]
+      return self._dataset.sequence(
+          packed.place[rows], packed.segment[rows], packed.target[rows], row)
+    # As wide as the global batch needs, so that all processes agree.
+    width = self._widths(stream)[self._places(stream, events).max()]
+    return self._dataset.to_predict(events[row], width, row)
 
   def _global_events(self, name: str, start: int, size: int) -> np.ndarray:
     """Returns rows start : start + size of the endless shuffled epochs."""
@@ -175,7 +202,7 @@ class Pipeline:
       most = stream.user_rows
       if stream.widths:
         order = _in_batches(
-            self._places(name, self._events[name])[order], order,
+            self._places(stream, self._events[name])[order], order,
             -epoch * len(order) % stream.batch_size, stream.batch_size, draw)
       elif most > 1:
         user = self._dataset.event_user[self._events[name]]
@@ -183,17 +210,15 @@ class Pipeline:
       kept = self._order[name] = (epoch, order)
     return kept[1]
 
-  def _places(self, name: str, events: np.ndarray) -> np.ndarray:
-    """Returns which of the stream's widths holds each event's history."""
-    dataset = self._dataset
-    length = dataset.event_stop[events] - dataset.sequences.offsets[
-        dataset.event_user[events]]
-    widths = self._streams[name].widths
-    return np.minimum(np.searchsorted(widths, length), len(widths) - 1)
+  def _widths(self, stream: types.StreamSpec) -> tuple[int, ...]:
+    """Returns the lengths that histories of a stream are cut to."""
+    return stream.widths or (self._dataset.spec.history_length,)
 
-  def _width(self, name: str, events: np.ndarray) -> int:
-    """Returns the width of a global batch."""
-    return self._streams[name].widths[self._places(name, events).max()]
+  def _places(self, stream: types.StreamSpec, events: np.ndarray) -> np.ndarray:
+    """Returns which of the stream's widths holds each event's history."""
+    widths = self._widths(stream)
+    return np.minimum(np.searchsorted(
+        widths, self._dataset.history_size(events)), len(widths) - 1)
 
   def _generator(
       self, name: str, purpose: str, number: int
@@ -204,33 +229,47 @@ class Pipeline:
         np.random.Philox(np.random.SeedSequence(entropy)))
 
 
+def _check(
+    dataset: dataset_lib.Dataset, name: str, stream: types.StreamSpec,
+    process_count: int) -> None:
+  """Raises on a stream that a data set cannot give."""
+  for value, allowed in (
+      (stream.examples, ('impressions', 'positives', 'items', 'sequences')),
+      (stream.events, tuple(_KINDS)), (stream.layout, ('packed', 'last'))):
+    if value not in allowed:
+      raise ValueError(f'stream {name}: {value!r} is none of {allowed}')
+  if stream.batch_size < 1 or stream.batch_size % process_count:
+    raise types.InputError(
+        f'config.train.batch_size: {stream.batch_size} rows of stream {name} '
+        f'do not divide among {process_count} processes')
+  if (stream.examples == 'impressions' and stream.negatives < 1
+      and not dataset.has_negatives):
+    raise types.InputError(
+        f'stream {name}: every event of {dataset.name} is a positive; it '
+        'needs negatives >= 1')
+  if stream.negatives and dataset.spec.num_items < 2:
+    raise types.InputError(
+        f'stream {name}: a catalog of one item leaves no negatives')
+
+
 def _from_history(
-    batch: types.Batch, draw: np.ndarray, own: np.ndarray
+    history: types.Sequence, draw: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Picks items of each row's history.
 
   Args:
-    batch: B requests.
+    history: [B, T], nothing in front.
     draw: [B, N] uniform in [0, 1).
     own: [B, 1] the row's positive.
 
   Returns:
     items [B, N] int32, mask [B, N] float32.
   """
-  length = batch.history_mask.sum(1, keepdims=True).astype(np.int64)
-  # The j-th valid place of each row, wherever padding stands.
-  order = np.argsort(batch.history_mask < .5, axis=1, kind='stable')
-  place = (draw * np.maximum(length, 1)).astype(np.int64)
-  place = np.take_along_axis(order, place, 1)
-  items = np.take_along_axis(batch.history, place, 1)
+  length = (history.segment > 0).sum(1, keepdims=True)
+  place = history.item.shape[1] - np.maximum(length, 1) + (
+      draw * length).astype(np.int64)
+  items = np.take_along_axis(history.item, place, 1)
   return items, ((length > 0) & (items != own)).astype(np.float32)
-
-
-def _narrow(batch: types.Batch, width: int) -> types.Batch:
-  """Keeps the newest `width` places of histories."""
-  return batch.replace(**{
-      name: getattr(batch, name)[:, -width:]
-      for name in ('history', 'history_action', 'history_mask')})
 
 
 def _in_batches(place: np.ndarray, order: np.ndarray, first: int, size: int,

@@ -156,6 +156,10 @@ class Truth:
   user_events: np.ndarray
   rank: np.ndarray
 
+  def reorder(self, order: np.ndarray) -> 'Reordered':
+    """Returns the truth in other item numbers: `order` [V] of them to these."""
+    return Reordered(self, order)
+
   def _past(self, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (row [P] in `events`, past event [P]) of all earlier events."""
     rank = self.rank[events]
@@ -244,3 +248,27 @@ class Truth:
       joint = self.exposure(part) * self.click_given_exposure(part)
       out[start:start + rows_per_chunk] = joint / joint.sum(1, keepdims=True)
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Reordered:
+  """A truth in the item numbers of a data set.
+
+  What it says is computed in the world's own numbers and then put in order, so
+  that not even rounding depends on the numbers.
+
+  truth: in the world's own numbers.
+  order: [V] the world's number of each item of the data set.
+  """
+  truth: Truth
+  order: np.ndarray
+
+  @property
+  def click_probability(self) -> np.ndarray:
+    """Returns [E], the probability that the event's item was clicked."""
+    return self.truth.click_probability
+
+  def exposure_and_click(
+      self, events: np.ndarray, rows_per_chunk: int = 256) -> np.ndarray:
+    """Computes what `Truth.exposure_and_click` does: [B, V] float32."""
+    return self.truth.exposure_and_click(events, rows_per_chunk)[:, self.order]

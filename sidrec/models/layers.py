@@ -10,9 +10,15 @@ import jax.numpy as jnp
 from sidrec import types
 
 
-def flat(x: jax.Array) -> jax.Array:
-  """Joins the leading axes: [..., D] to [N, D], D = 0 included."""
-  return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+def flat(x: jax.Array | None) -> jax.Array | None:
+  """Joins the leading axes: [..., D] to [N, D]; None, of no column, stays."""
+  return x if x is None else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def join(parts: Sequence[jax.Array | None]) -> jax.Array | None:
+  """Concatenates [..., D_i] of what is not None; None where all are."""
+  there = [x for x in parts if x is not None]
+  return jnp.concatenate(there, -1) if there else None
 
 
 class MLP(nn.Module):
@@ -46,7 +52,7 @@ class FeatureEncoder(nn.Module):
   init_scale: float
 
   @nn.compact
-  def __call__(self, table: types.FeatureTable) -> jax.Array:
+  def __call__(self, table: types.FeatureTable) -> jax.Array | None:
     """Encodes R rows.
 
     Args:
@@ -54,7 +60,8 @@ class FeatureEncoder(nn.Module):
 
     Returns:
       [R, width] float32: the mean of a field's non-missing categories, field
-      by field, then the numbers, then the projected vectors.
+      by field, then the numbers, then the projected vectors. None where there
+      is no field.
     """
     parts = []
     if self.spec.vocabulary > 1:
@@ -71,9 +78,7 @@ class FeatureEncoder(nn.Module):
       parts.append(table.values)
     if self.spec.num_dims:
       parts.append(nn.Dense(self.vector_dim, name='vectors')(table.vectors))
-    if not parts:
-      return jnp.zeros((table.ids.shape[0], 0), jnp.float32)
-    return jnp.concatenate(parts, -1)
+    return join(parts)
 
 
 class TargetAttention(nn.Module):

@@ -67,8 +67,8 @@ class ItemEncoder(nn.Module):
           'item_id', nn.initializers.normal(0.01),
           (self.num_items, self.id_dim))
       parts.append(ids[rows])
-    x = jnp.concatenate(parts, -1)
-    if not x.shape[-1]:
+    x = layers.join(parts)
+    if x is None:
       raise types.InputError(
           'config.model.id_dim=0, but items have no feature: nothing to encode')
     out = nn.Dense(self.dim, name='skip')(x)
@@ -119,7 +119,8 @@ class Ranker(nn.Module):
         'position', nn.initializers.normal(0.02),
         (self.data.history_length, self.dim))
     self.din = layers.TargetAttention(self.attention)
-    self.to_u2t = layers.MLP((self.hidden, max(self.num_cross, 1)))
+    if self.num_cross:
+      self.to_u2t = layers.MLP((self.hidden, self.num_cross))
     self.cross = layers.CrossNetwork(self.cross_layers, self.cross_rank)
     self.moe = layers.MixtureOfExperts(self.experts, self.expert_width)
     self.deep = layers.MLP((self.hidden, self.expert_width))
@@ -166,15 +167,15 @@ class Ranker(nn.Module):
     Returns:
       'keys' [B, T, D], 'mask' [B, T], 'request' [B, 2 D].
     """
-    keys = history + self.action(batch.history_action) + self.position[None]
-    mask = batch.history_mask
+    keys = history + self.action(batch.history.action) + self.position[None]
+    mask = (batch.history.segment > 0).astype(jnp.float32)
     count = jnp.maximum(jnp.sum(mask, -1, keepdims=True), 1.)
     mean = jnp.sum(keys * mask[..., None], 1) / count
     request = self.request(batch.request)
-    if request.shape[-1]:
+    if request is None:  # A log without users' fields and context.
+      request = jnp.zeros_like(mean)
+    else:
       request = self.request_mlp(request)
-    else:  # A log without users' fields and context.
-      request = jnp.zeros((*request.shape[:-1], self.dim), jnp.float32)
     return {'keys': keys, 'mask': mask,
             'request': jnp.concatenate([request, mean], -1)}
 
@@ -193,31 +194,38 @@ class Ranker(nn.Module):
     mean = request[..., self.dim:]
     told = request[..., :self.dim]
     parts = [pooled, pooled * query, mean * query, told * query, request]
-    return jnp.concatenate(parts + ([] if match is None else [match]), -1)
+    return layers.join([*parts, match])
 
-  def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array:
-    """MLP_u2t: predicts u2i from h [..., 6 D] and e_sid [..., D]: [..., X]."""
-    out = self.to_u2t(jnp.concatenate([h, prefix], -1))
-    return out[..., :self.num_cross]
+  def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array | None:
+    """MLP_u2t: predicts u2i from h [..., 6 D] and e_sid [..., D].
 
-  def normalize(self, slot: str, x: jax.Array, train: bool) -> jax.Array:
-    """Batch norm of a slot over all leading axes of x [..., D]."""
-    if not x.shape[-1]:
-      return x
+    Returns:
+      [..., X]; None where X = 0: there is nothing to predict.
+    """
+    if not self.num_cross:
+      return None
+    return self.to_u2t(jnp.concatenate([h, prefix], -1))
+
+  def normalize(
+      self, slot: str, x: jax.Array | None, train: bool) -> jax.Array | None:
+    """Batch norm of a slot over all leading axes of x [..., D], or None."""
+    if x is None:
+      return None
     return self.slots[slot](layers.flat(x), train).reshape(x.shape)
 
-  def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array) -> jax.Array:
+  def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array | None
+          ) -> jax.Array:
     """The shared mixer: normalized slots [N, .] to logits [N].
 
     DCNv2's stacked structure with a mixture of experts and a deep network side
     by side on top of the cross layers.
     """
-    x = self.cross(jnp.concatenate([h, item, u2i], -1))
+    x = self.cross(layers.join([h, item, u2i]))
     return self.head(
         jnp.concatenate([x, self.moe(x), self.deep(x)], -1))[:, 0]
 
   def logits(
-      self, h: jax.Array, item: jax.Array, u2i: jax.Array,
+      self, h: jax.Array, item: jax.Array, u2i: jax.Array | None,
       slots: tuple[str, str]) -> jax.Array:
     """Serving form of `mix`: running statistics, any leading axes.
 
@@ -225,7 +233,7 @@ class Ranker(nn.Module):
       h: [..., 6 D] of `attend`.
       item: [..., D], normalized already.
       u2i: [..., X] statistics in standard units (slot 'cross'), or what
-        stands in for them.
+        stands in for them; None where X = 0.
       slots: whose batch norms read `h` and `u2i`: RANKING or RETRIEVAL.
 
     Returns:
@@ -250,9 +258,9 @@ class Ranker(nn.Module):
     return out
 
   def touch(self, catalog: types.Catalog, batch: types.Batch,
-            match: jax.Array) -> jax.Array:
+            match: jax.Array | None) -> jax.Array:
     """Runs every part once, so that `init` creates all parameters."""
-    x, history = self.vectors(catalog, [batch.item, batch.history])
+    x, history = self.vectors(catalog, [batch.item, batch.history.item])
     h = self.attend(self.users(batch, history), x, match)
     guess = self.u2t(h, self.leaves(x, batch.item))
     for slot in ('rsid', 'sid'):
@@ -284,19 +292,24 @@ def init(
     catalog: item features.
     num_match: M, width of what `attend` gets beside the query.
   """
-  data = model.data
+  data, length = model.data, model.data.history_length
   ints = lambda *shape: jnp.zeros(shape, jnp.int32)
   ones = lambda *shape: jnp.ones(shape, jnp.float32)
+  # What has no column is left out: None.
+  some = lambda fill, *shape: fill(*shape) if shape[-1] else None
   batch = types.Batch(
       row=ints(2), user=ints(2), item=ints(2, 1), label=ones(2, 1),
-      mask=ones(2, 1), history=ints(2, data.history_length),
-      history_action=ints(2, data.history_length),
-      history_mask=ones(2, data.history_length),
+      mask=ones(2, 1),
+      history=types.Sequence(
+          row=ints(2), user=ints(2, length), item=ints(2, length),
+          action=ints(2, length), time=ints(2, length),
+          segment=ints(2, length) + 1, label=ones(2, length),
+          target=ones(2, length)),
       request=types.FeatureTable(
-          ids=ints(2, data.request.num_slots),
-          values=ones(2, data.request.num_values),
-          vectors=ones(2, data.request.num_dims)),
-      cross=ones(2, 1, len(data.cross_names)))
+          ids=some(ints, 2, data.request.num_slots),
+          values=some(ones, 2, data.request.num_values),
+          vectors=some(ones, 2, data.request.num_dims)),
+      cross=some(ones, 2, 1, model.num_cross))
   variables = model.init(
-      key, catalog, batch, ones(2, 1, num_match), method=Ranker.touch)
+      key, catalog, batch, some(ones, 2, 1, num_match), method=Ranker.touch)
   return variables['params'], variables['batch_stats']
