@@ -250,8 +250,8 @@ def test_both_paths_and_their_rows(tmp_path):
         again.index(target) + 1 if inside else 0)
     credit.append(float(inside))
   assert values['unified/recall@5'] == pytest.approx(np.mean(credit))
-  evaluate.write_outcomes(
-      str(tmp_path), [('valid', 0, rows), ('test', 0, rows), ('valid', 1, rows)])
+  evaluate.write_outcomes(str(tmp_path), [
+      ('valid', 0, rows), ('test', 0, rows), ('valid', 1, rows)])
   users = pq.read_table(tmp_path / 'users.parquet').to_pydict()
   assert list(users) == [
       'split', 'seed', 'user_id', 'item_id', 'place', 'unified_place']

@@ -229,7 +229,8 @@ def test_levels_without_work_have_not_collapsed():
     diagnostics.check_collapse(_entropies(.3), (2,), 1.)
 
 
-@pytest.mark.filterwarnings('ignore:One of the clusters', 'ignore:invalid value')
+@pytest.mark.filterwarnings(
+    'ignore:One of the clusters', 'ignore:invalid value')
 @pytest.mark.parametrize('num_items', [100, 300])
 def test_a_small_catalog_has_not_collapsed(num_items):
   x = np.random.default_rng(0).normal(size=(num_items, 16))
