@@ -236,6 +236,7 @@ class Evaluator:
 
     out = columns(beams)
     if self.can_score:
+      # Of a tie at its end the list has the first: some, as a user would see.
       beams = lists.cut(beams, self._beam)
       again = self._dataset.with_candidates(
           batch, np.resize(part, len(batch.user)), beams.item,
@@ -278,9 +279,9 @@ class Evaluator:
     find = self._finder(self.codes(state), self._beam)
     return lambda batch: lists.cut(find(state, batch), self._beam)
 
-  def probe(self, state: types.TrainState, name: str, split: str
-            ) -> dict[str, float]:
-    """Computes what a method measures on all targets of a split by itself.
+  def probe(self, state: types.TrainState, name: str, split: str,
+            max_users: int = 0) -> dict[str, float]:
+    """Computes what a method measures on the targets of a split by itself.
 
     Args:
       state: placed.
@@ -288,6 +289,7 @@ class Evaluator:
         count)}, over the rows of a batch whose one candidate, the target, has
         mask 1; rows of mask 0 fill it up. A device sees its rows alone.
       split: 'train', 'valid' or 'test'.
+      max_users: as `run`.
 
     Returns:
       Metric -> sum over count; those without a count are left out.
@@ -307,7 +309,7 @@ class Evaluator:
       return self._dataset.assemble(
           full, self._dataset.event_item[full][:, None], mask, mask=mask)
 
-    events = self._targets(split, 0)
+    events = self._targets(split, max_users)
     mine = events[self._share(len(events))]
     # Without a target of its own a process still tells the names.
     for batch in feed.ahead(make, [*feed.parts(mine, size)] or [mine]):

@@ -7,6 +7,7 @@ import numpy as np
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
 from sidrec.evaluate import feed
+from sidrec.tokenizers import collisions
 
 _CHUNK = 4096  # Users whose seen items are looked up at a time.
 
@@ -22,11 +23,11 @@ class Groups(NamedTuple):
   start: np.ndarray
 
 
-def groups(codes: np.ndarray) -> Groups:
-  """Returns which items share a row of codes [V, L]."""
-  _, group, count = np.unique(
-      codes, axis=0, return_inverse=True, return_counts=True)
-  group = group.reshape(-1)
+def groups(codes: np.ndarray) -> Groups | None:
+  """Returns which items share a row of codes [V, L]; None if no two do."""
+  group, count = collisions.groups(codes)
+  if count.size == len(codes):
+    return None
   return Groups(group, np.argsort(group, kind='stable'),
                 np.append(0, np.cumsum(count)))
 

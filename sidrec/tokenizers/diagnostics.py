@@ -61,12 +61,11 @@ def report(
     themselves; 'paths' distinct tuples over possible ones, 'largest_group'
     items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
     an item and one of its 10 nearest by cosine that share a prefix of length
-    l, and those of `_variance`; with `neighbours`: 'taken_prefix@l', as near;
-    with `category`: 'purity@l' share of items in the largest category of
-    their prefix, 'purity_chance@l' what groups of the same sizes have on
-    average if items fall into them by lot; with `previous`: 'churn',
-    'churn@l'; with `reconstruction`: 'reconstruction', squared error over the
-    variance. All begin with 'tokenizer/'. What is undefined is NaN.
+    l, and what `_variance` says; with `neighbours`: 'taken_prefix@l', as near;
+    with `category`: 'purity@l' share of items in the largest category of their
+    prefix, 'purity_chance@l' the mean of random groups of the same sizes; with
+    `previous`: 'churn', 'churn@l'; with `reconstruction`: 'reconstruction',
+    squared error over the variance. All begin with 'tokenizer/'. Undefined: NaN.
 
   Raises:
     types.InputError: as `metrics.code_statistics`.
