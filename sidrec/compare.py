@@ -89,7 +89,7 @@ def heading(results: Mapping[str, Mapping[str, Any]]) -> str:
                  x['device'], *_origin(x)] for run, x in results.items()}
   first = next(iter(parts.values()))
   shared = [x for x in first if all(x in own for own in parts.values())]
-  # What stood below all runs alike is of no use to a reader of the table.
+  # Versions that all runs share tell a reader of the table nothing.
   origin = _origin(next(iter(results.values())))
   lines = ['; '.join(x for x in shared if x not in origin) + '.']
   if any(len(x['seeds']) > 1 for x in results.values()):

@@ -61,11 +61,12 @@ def report(
     themselves; 'paths' distinct tuples over possible ones, 'largest_group'
     items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
     an item and one of its 10 nearest by cosine that share a prefix of length
-    l, and what `_variance` says; with `neighbours`: 'taken_prefix@l', as near;
-    with `category`: 'purity@l' share of items in the largest category of their
-    prefix, 'purity_chance@l' the mean of random groups of the same sizes; with
-    `previous`: 'churn', 'churn@l'; with `reconstruction`: 'reconstruction',
-    squared error over the variance. All begin with 'tokenizer/'. Undefined: NaN.
+    l; 'unexplained@l', 'predicted@l', 'apart@l': see `_variance`. With
+    `neighbours`: 'taken_prefix@l', as near. With `category`: 'purity@l' share
+    of items in the largest category of their prefix, 'purity_chance@l' the
+    mean of random groups of the same sizes. With `previous`: 'churn',
+    'churn@l'. With `reconstruction`: 'reconstruction', squared error over the
+    variance. All begin with 'tokenizer/'; what is undefined is NaN.
 
   Raises:
     types.InputError: as `metrics.code_statistics`.
@@ -73,11 +74,9 @@ def report(
   """
   codes = np.asarray(codes)
   found = metrics.code_statistics(codes, sizes)
-  for name, value in (('vectors', vectors), ('neighbours', neighbours),
-                      ('category', category), ('previous', previous),
-                      ('reconstruction', reconstruction)):
-    if value is not None and len(value) != len(codes):
-      raise ValueError(f'{name} has {len(value)} rows, not {len(codes)}.')
+  _check_rows(len(codes), vectors=vectors, neighbours=neighbours,
+              category=category, previous=previous,
+              reconstruction=reconstruction)
   extra = _levels(codes, sizes)
   if vectors is not None:
     items, near = embedding_neighbours(vectors, seed=seed)
@@ -93,6 +92,13 @@ def report(
   if reconstruction is not None:
     extra['reconstruction'] = _error(vectors, reconstruction)
   return found | {f'tokenizer/{name}': x for name, x in extra.items()}
+
+
+def _check_rows(num: int, **given: types.Array | None) -> None:
+  """Raises ValueError where an array is not of `num` items."""
+  for name, value in given.items():
+    if value is not None and len(value) != num:
+      raise ValueError(f'{name} has {len(value)} rows, not {num}.')
 
 
 def chance(
