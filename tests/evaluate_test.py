@@ -165,9 +165,7 @@ def test_retrieval_is_by_lot_among_ties_with_and_without_seen_items(remove):
     target = log.event_item[row]
     assert rows.users['place'][row] == (
         order.index(target) + 1 if target in order else 0)
-  assert rows.users['user_id'].tolist() == [
-      f'u{i}' for i in log.event_user]
-  assert rows.users['item_id'].tolist() == (log.event_item + 100).tolist()
+  assert rows.users['event'].tolist() == list(range(N))
 
 
 def test_lists_are_as_wide_as_removal_needs():
@@ -250,22 +248,26 @@ def test_both_paths_and_their_rows(tmp_path):
         again.index(target) + 1 if inside else 0)
     credit.append(float(inside))
   assert values['unified/recall@5'] == pytest.approx(np.mean(credit))
-  evaluate.write_outcomes(str(tmp_path), [
-      ('valid', 0, rows), ('test', 0, rows), ('valid', 1, rows)])
+  evaluate.write_rows(str(tmp_path), log, {
+      0: {'valid': rows, 'test': rows}, 1: {'valid': rows}})
   users = pq.read_table(tmp_path / 'users.parquet').to_pydict()
   assert list(users) == [
       'split', 'seed', 'user_id', 'item_id', 'place', 'unified_place']
   assert users['split'] == ['valid'] * N + ['test'] * N + ['valid'] * N
   assert users['seed'] == [0] * 2 * N + [1] * N
-  assert users['user_id'][:N] == rows.users['user_id'].tolist()
+  assert users['user_id'] == [f'u{i}' for i in log.event_user] * 3
+  assert users['item_id'] == (log.event_item + 100).tolist() * 3
+  assert users['place'] == rows.users['place'].tolist() * 3
   exposures = pq.read_table(tmp_path / 'exposures.parquet').to_pydict()
   assert list(exposures) == ['split', 'seed', 'row', 'label', 'score']
   assert exposures['row'] == list(range(N * C)) * 3
 
 
 def test_a_method_that_cannot_rank_has_no_unified_place(tmp_path):
-  _, rows = _evaluator(_method(_table())).run(_state(), 'test', keep_rows=True)
-  evaluate.write_outcomes(str(tmp_path), [('test', 0, rows)])
+  log = _Log()
+  _, rows = _evaluator(_method(_table()), log).run(
+      _state(), 'test', keep_rows=True)
+  evaluate.write_rows(str(tmp_path), log, {0: {'test': rows}})
   table = pq.read_table(tmp_path / 'users.parquet')
   assert table['unified_place'].null_count == N
   assert str(table.schema.field('unified_place').type) == 'int32'

@@ -6,10 +6,10 @@ from sidrec.evaluate.loaded import Loaded
 from sidrec.evaluate.loaded import load
 from sidrec.evaluate.loaded import write_codes
 from sidrec.evaluate.outcomes import Rows
-from sidrec.evaluate.outcomes import write as write_outcomes
+from sidrec.evaluate.outcomes import write as write_rows
 from sidrec.evaluate.protocol import describe_run
 from sidrec.evaluate.selection import line
 from sidrec.evaluate.selection import monitor
 
 __all__ = ['Evaluator', 'Loaded', 'Rows', 'describe_run', 'line', 'load',
-           'monitor', 'write_codes', 'write_file', 'write_outcomes']
+           'monitor', 'write_codes', 'write_file', 'write_rows']

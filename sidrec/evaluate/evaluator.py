@@ -206,10 +206,8 @@ class Evaluator:
     if timed:
       out['speed/retrieve_users_per_s'] = size * len(timed) / sum(timed)
     place = {path: x[:, 0].astype(np.int32) for path, x in rows.items()}
-    return out, {
-        'user_id': dataset.user_ids[dataset.event_user[events]],
-        'item_id': dataset.item_ids[dataset.event_item[events]],
-        'place': place['retrieval'], 'unified_place': place.get('unified')}
+    return out, {'event': events, 'place': place['retrieval'],
+                 'unified_place': place.get('unified')}
 
   def _judge(self, state: types.TrainState, batch: types.Batch,
              part: np.ndarray, beams: types.Beams) -> np.ndarray:

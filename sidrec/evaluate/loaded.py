@@ -193,7 +193,7 @@ def load(workdir: str, config: ml_collections.ConfigDict | None = None
   if not epath.Path(checkpoints).is_dir():
     raise types.InputError(f'{checkpoints}: no checkpoint; train first')
   saver = checkpoint.Checkpointer(
-      checkpoints, read_only=True,
+      checkpoints, read_only=True, best_metric='monitor', among='section',
       config={**config_lib.identity(config), 'seed': seed})
   step = saver.chosen_step()
   if step is None:
