@@ -86,10 +86,12 @@ def heading(results: Mapping[str, Mapping[str, Any]]) -> str:
   """
   parts = {run: [x['dataset'], 'test', *x['protocol'].split('; '),
                  f'{len(x["seeds"])} seed{"s" * (len(x["seeds"]) > 1)}',
-                 x['device']] for run, x in results.items()}
+                 x['device'], *_origin(x)] for run, x in results.items()}
   first = next(iter(parts.values()))
   shared = [x for x in first if all(x in own for own in parts.values())]
-  lines = ['; '.join(shared) + '.']
+  # Versions that all runs share tell a reader of the table nothing.
+  origin = _origin(next(iter(results.values())))
+  lines = ['; '.join(x for x in shared if x not in origin) + '.']
   if any(len(x['seeds']) > 1 for x in results.values()):
     lines[0] += ' ± is half of a 95 % interval over seeds.'
   groups = {}
@@ -99,6 +101,15 @@ def heading(results: Mapping[str, Mapping[str, Any]]) -> str:
   lines += [f'{", ".join(own)}: {text}.' for text, own in groups.items()
             if text]
   return '\n\n'.join(lines)
+
+
+def _origin(results: Mapping[str, Any]) -> list[str]:
+  """Returns what a run's numbers come from, where results.json says it."""
+  found = [f'{name} {version}'
+           for name, version in results.get('versions', {}).items()]
+  if 'data' in results:
+    found.append(f'data {results["data"]["fingerprint"]}')
+  return found
 
 
 def summary(results: Mapping[str, Any], names: Sequence[str]
@@ -129,21 +140,28 @@ def summary(results: Mapping[str, Any], names: Sequence[str]
 
 
 def markdown(rows: Mapping[str, Mapping[str, Mapping[str, float]]],
-             head: str, names: Sequence[str]) -> str:
+             head: str, names: Sequence[str],
+             removed: Mapping[str, bool | None] | None = None) -> str:
   """Lays the comparison out as a Markdown table.
 
   Args:
     rows: run -> `summary`.
     head: what stands above it.
     names: columns, in order; what no run has is left out. The minutes follow.
+    removed: run -> whether it removes seen items, None = it does not say; a
+      column of its own where runs differ in it.
   """
+  removed = removed or {}
+  both = len(set(removed.values())) > 1
   names = [name for name in names if any(name in row for row in rows.values())]
   if any('minutes' in row for row in rows.values()):
     names.append('minutes')
-  lines = [head, '', '| | ' + ' | '.join(names) + ' |',
-           '|---|' + '---|' * len(names)]
+  columns = ['seen items'] * both + names
+  lines = [head, '', '| | ' + ' | '.join(columns) + ' |',
+           '|---|' + '---|' * len(columns)]
   for run, row in rows.items():
-    cells = []
+    cells = [{None: '', True: 'removed', False: 'kept'}[
+        removed.get(run)]] if both else []
     for name in names:
       value = row.get(name)
       digits = 1 if name == 'minutes' else 4
@@ -186,7 +204,8 @@ def _write(done: Mapping[str, Mapping[str, Any]], workdir: str,
            names: Sequence[str]) -> str:
   """Writes the comparison of what is done; returns its text."""
   rows = {run: summary(results, names) for run, results in done.items()}
-  text = markdown(rows, heading(done), names)
+  text = markdown(rows, heading(done), names, {
+      run: results.get('remove_seen') for run, results in done.items()})
   at = lambda name: os.path.join(workdir, name)
   evaluate.write_file(at('comparison.md'), text.encode())
   evaluate.write_file(at('comparison.json'), (json.dumps(

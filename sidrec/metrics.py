@@ -180,18 +180,10 @@ def ece(labels: np.ndarray, probabilities: np.ndarray,
 
 def ranking(labels: np.ndarray, probabilities: np.ndarray,
             users: np.ndarray) -> dict[str, float]:
-  """Computes all metrics of the ranking path.
-
-  Args:
-    labels: [R] 0 or 1.
-    probabilities: [R] in [0, 1].
-    users: [R] ids.
+  """Computes all metrics of the ranking path, arguments as `gauc`, `logloss`.
 
   Returns:
     'ranking/auc', 'ranking/gauc', 'ranking/logloss', 'ranking/ece'.
-
-  Raises:
-    ValueError: as `logloss`.
   """
   return {'ranking/auc': auc(labels, probabilities),
           'ranking/gauc': gauc(labels, probabilities, users),
@@ -210,25 +202,12 @@ def _repeats(items: np.ndarray) -> np.ndarray:
   return repeats
 
 
-def recall_ndcg(ranked_items: np.ndarray, mask: np.ndarray,
-                target: np.ndarray,
-                ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
-  """Computes Recall@K and NDCG@K of one target a row.
+def _hits(
+    ranked_items: np.ndarray, mask: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what counts and where the target stands, both [B, W] bool.
 
-  An item takes the place of its first occurrence; later ones, and entries that
-  are not valid, take none.
-
-  Args:
-    ranked_items: [B, W] integers, best first.
-    mask: [B, W], 1 = valid.
-    target: [B] the one relevant item.
-    ks: cut-offs; one above W sees all W.
-
-  Returns:
-    'recall@K' in {0, 1} and 'ndcg@K' = 1 / log2(1 + place), [B] float64 each.
-
-  Raises:
-    ValueError: shapes do not fit.
+  An item counts at its first valid occurrence; the target, at most once.
   """
   items, target = np.asarray(ranked_items), np.asarray(target)
   valid = np.asarray(mask).astype(bool)
@@ -241,34 +220,107 @@ def recall_ndcg(ranked_items: np.ndarray, mask: np.ndarray,
   if items.size:
     items = np.where(valid, items.astype(np.int64), items.min() - 1)
   counts = valid & ~_repeats(items)
-  hit = counts & (items == target[:, None])
-  place = np.sum(np.where(hit, np.cumsum(counts, axis=1), 0), axis=1)
-  found = hit.any(axis=1)
-  gain = np.where(found, 1 / np.log2(1 + np.maximum(place, 1)), 0.)
-  result = {}
-  for k in ks:
-    inside = found & (place <= k)
-    result[f'recall@{k}'] = inside.astype(np.float64)
-    result[f'ndcg@{k}'] = np.where(inside, gain, 0.)
-  return result
+  return counts, counts & (items == target[:, None])
 
 
-def retrieval(ranked_items: np.ndarray, mask: np.ndarray, target: np.ndarray,
-              ks: Sequence[int] = KS,
-              prefix: str = 'retrieval') -> dict[str, float]:
-  """Averages `recall_ndcg` over the rows.
+def places(ranked_items: np.ndarray, mask: np.ndarray, target: np.ndarray,
+           limit: int | None = None) -> np.ndarray:
+  """Returns each row's place of its target in the order that is given.
 
   Args:
-    ranked_items, mask, target, ks: as `recall_ndcg`.
-    prefix: what the names begin with ('unified' after re-ranking).
+    ranked_items, mask, target, limit: as `recall_ndcg`.
 
   Returns:
-    '<prefix>/recall@K' and '<prefix>/ndcg@K', each in [0, 1]; NaN without rows.
+    [B] int32: 1 = first, 0 = not among the first `limit`.
+  """
+  counts, hit = _hits(ranked_items, mask, target)
+  place = np.sum(np.where(hit, np.cumsum(counts, axis=1), 0), axis=1)
+  if limit is not None:
+    place = np.where(place <= limit, place, 0)
+  return place.astype(np.int32)
+
+
+def _ties(counts: np.ndarray, hit: np.ndarray, scores: np.ndarray | None
+          ) -> tuple[np.ndarray, np.ndarray]:
+  """Returns how many stand before the target's tie, and how many are in it.
+
+  Args:
+    counts, hit: [B, W] of `_hits`.
+    scores: [B, W], or None: nothing ties.
+
+  Returns:
+    before, size: [B] int64 each; of a row without its target: (any, 1).
+  """
+  tied = hit
+  if scores is not None and hit.size:
+    scores = np.asarray(scores)
+    if scores.shape != hit.shape:
+      raise ValueError(f'scores {scores.shape} must be {hit.shape}')
+    own = np.take_along_axis(scores, hit.argmax(1)[:, None], 1)
+    # Scores that are no numbers say nothing: they tie with one another.
+    same = (scores == own) | (np.isnan(scores) & np.isnan(own))
+    tied = counts & same & hit.any(1, keepdims=True)
+  reached = np.cumsum(tied, axis=1) > 0
+  return np.sum(counts & ~reached, axis=1), np.maximum(tied.sum(1), 1)
+
+
+def recall_ndcg(
+    ranked_items: np.ndarray, mask: np.ndarray, target: np.ndarray,
+    ks: Sequence[int] = KS, *, scores: np.ndarray | None = None,
+    limit: int | None = None) -> dict[str, np.ndarray]:
+  """Computes Recall@K and NDCG@K of one target a row.
+
+  An item takes the place of its first occurrence; later ones, and entries that
+  are not valid, take none. Items of one score have no order among them: the
+  target gets the mean of what it would get over all orders of its tie.
+
+  Args:
+    ranked_items: [B, W] integers, best first.
+    mask: [B, W], 1 = valid.
+    target: [B] the one relevant item.
+    ks: cut-offs; one above W sees all W.
+    scores: [B, W] what the items were ranked by, in any unit; those of valid
+      entries do not ascend. None: no two tie.
+    limit: places that the list has for the user, where more are given so that
+      its last tie is whole; None = W.
+
+  Returns:
+    'recall@K' and 'ndcg@K', [B] float64 in [0, 1] each; where nothing ties,
+    Recall is 0 or 1 and NDCG 1 / log2(1 + place).
 
   Raises:
     ValueError: shapes do not fit.
   """
-  rows = recall_ndcg(ranked_items, mask, target, ks)
+  counts, hit = _hits(ranked_items, mask, target)
+  before, size = _ties(counts, hit, scores)
+  found, width = hit.any(axis=1), hit.shape[1]
+  # gain[n]: of the first n places together.
+  gain = np.append(0., np.cumsum(1 / np.log2(2. + np.arange(width))))
+  result = {}
+  for k in ks:
+    stop = min(k, width, width if limit is None else limit)
+    first, last = np.minimum(before, stop), np.minimum(before + size, stop)
+    result[f'recall@{k}'] = np.where(found, (last - first) / size, 0.)
+    result[f'ndcg@{k}'] = np.where(found, (gain[last] - gain[first]) / size, 0.)
+  return result
+
+
+def retrieval(
+    ranked_items: np.ndarray, mask: np.ndarray, target: np.ndarray,
+    ks: Sequence[int] = KS, prefix: str = 'retrieval', *,
+    scores: np.ndarray | None = None, limit: int | None = None
+) -> dict[str, float]:
+  """Averages `recall_ndcg` over the rows.
+
+  Args:
+    ranked_items, mask, target, ks, scores, limit: as `recall_ndcg`.
+    prefix: what the names begin with ('unified' after re-ranking).
+
+  Returns:
+    '<prefix>/recall@K' and '<prefix>/ndcg@K', each in [0, 1]; NaN without rows.
+  """
+  rows = recall_ndcg(
+      ranked_items, mask, target, ks, scores=scores, limit=limit)
   return {f'{prefix}/{name}': float(x.mean()) if x.size else float('nan')
           for name, x in rows.items()}
 

@@ -53,7 +53,7 @@ def table(results: dict[str, Any]) -> str:
   head = (f'{results["method"]} on {results["dataset"]}, seeds {seeds}, '
           f'step {results["steps"]}, {results["wall_seconds"]:.0f} s of '
           f'training on {results["device"]}')
-  return '\n'.join([head, writers.table(rows, columns)])
+  return '\n'.join([head, results['protocol'], writers.table(rows, columns)])
 
 
 def values_table(values: dict[str, float]) -> str:

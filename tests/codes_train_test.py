@@ -1,5 +1,6 @@
 """Whole runs of several phases: stopped at their borders, nothing changes."""
 
+import json
 import os
 import signal
 
@@ -54,8 +55,12 @@ def test_the_codes_of_a_run_are_described(letter, tmp_path):
   results = tiny_run.results(letter)['metrics']['test']
   for name, value in results.items():
     if name.startswith('tokenizer/'):
-      assert np.isclose(found[name], value['mean']), name
+      assert np.isclose(found.codes[name], value['mean']), name
   assert {'tokenizer/near_prefix@1', 'tokenizer/taken_prefix@1',
-          'tokenizer/purity@1', 'tokenizer/entropy@2'} <= set(found)
-  assert code_report.describe(run, previous=run.codes)['tokenizer/churn'] == 0
-  assert (tmp_path / 'codes.json').exists()
+          'tokenizer/purity@1', 'tokenizer/purity_chance@1',
+          'tokenizer/entropy@2'} <= set(found.codes)
+  assert set(found.codes) == set(found.chance)
+  again = code_report.describe(run, previous=run.codes)
+  assert again.codes['tokenizer/churn'] == 0
+  written = json.loads((tmp_path / 'codes.json').read_text())['letter']
+  assert written == found._asdict()

@@ -75,6 +75,31 @@ def test_the_head_says_what_differs():
       'over seeds.', '', 'a: history 30.', '', 'b, c: history 20.']
 
 
+def test_the_head_says_where_runs_come_from_if_they_differ():
+  run = lambda jax, data: {
+      'dataset': 'toy', 'protocol': 'split; seen items kept', 'seeds': [0],
+      'device': '1 x cpu', 'versions': {'sidrec': '1+a', 'jax': jax},
+      'data': {'name': 'toy', 'fingerprint': data}}
+  shared = 'toy; test; split; seen items kept; 1 seed; 1 x cpu.'
+  assert compare.heading({'a': run('0.10', 'f'), 'b': run('0.10', 'f')}) == (
+      shared)
+  text = compare.heading({'a': run('0.10', 'f'), 'b': run('0.11', 'g')})
+  assert text.splitlines() == [
+      shared, '', 'a: jax 0.10; data f.', '', 'b: jax 0.11; data g.']
+
+
+def test_kept_and_removed_stand_beside_each_other():
+  row = {'r': {'mean': .5, 'half': math.nan}}
+  text = compare.markdown(
+      {'a': row, 'b': row}, 'head', ['r'], {'a': False, 'b': True})
+  assert text.splitlines()[2:] == [
+      '| | seen items | r |', '|---|---|---|', '| a | kept | 0.5000 |',
+      '| b | removed | 0.5000 |']
+  text = compare.markdown(
+      {'a': row, 'b': row}, 'head', ['r'], {'a': True, 'b': True})
+  assert 'seen items' not in text
+
+
 def test_minutes_are_of_a_seed():
   results = {'metrics': {'test': {}}, 'wall_seconds': 360., 'seeds': [0, 1]}
   got = compare.summary(results, ['a'])

@@ -1,5 +1,6 @@
 """Tests the metrics against scikit-learn, double loops and literal values."""
 
+import itertools
 import math
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_ranking_names():
     (lambda: metrics.gauc([0, 1], [0, 1], [1]), 'users'),
     (lambda: metrics.logloss([0, 1], [0, 1.5]), 'logits'),
     (lambda: metrics.recall_ndcg([[1]], [[1, 1]], [1]), 'mask'),
+    (lambda: metrics.recall_ndcg([[1]], [[1]], [1], scores=[1]), 'scores'),
 ])
 def test_bad_rows(call, words):
   with pytest.raises(ValueError, match=words):
@@ -135,9 +137,59 @@ def test_recall_ndcg_against_a_loop(seed):
     want = np.array([_recall_ndcg_loop(*row, k)
                      for row in zip(items, mask, target)])
     np.testing.assert_array_equal(got[f'recall@{k}'], want[:, 0])
-    np.testing.assert_allclose(got[f'ndcg@{k}'], want[:, 1], atol=1e-15)
+    np.testing.assert_allclose(got[f'ndcg@{k}'], want[:, 1], atol=1e-14)
     assert means[f'unified/recall@{k}'] == want[:, 0].mean()
     assert means[f'unified/ndcg@{k}'] == pytest.approx(want[:, 1].mean())
+
+
+def _orders(items, mask, scores):
+  """Every list that sorts valid entries by score, best first."""
+  kept = [i for i in range(len(items)) if mask[i]]
+  number = lambda i: -math.inf if math.isnan(scores[i]) else scores[i]
+  for order in itertools.permutations(kept):
+    if all(number(a) >= number(b) for a, b in zip(order, order[1:])):
+      yield items[list(order)]
+
+
+@pytest.mark.parametrize('limit', [None, 3])
+@pytest.mark.parametrize('seed', range(8))
+def test_ties_get_the_mean_over_their_orders(seed, limit):
+  rng = np.random.default_rng(seed)
+  items = np.stack([rng.permutation(9)[:6] for _ in range(6)])
+  mask = rng.random((6, 6)) < .8
+  scores = -np.sort(rng.integers(0, 3, (6, 6)).astype(np.float32), 1)
+  scores[:2][scores[:2] == -2] = np.nan  # They stand last, and tie.
+  target = items[np.arange(6), rng.integers(0, 6, 6)]
+  ks = (1, 2, 4, 10)
+  got = metrics.recall_ndcg(
+      items, mask, target, ks, scores=scores, limit=limit)
+  for row in range(6):
+    lists = list(_orders(items[row], mask[row], scores[row]))
+    for k in ks:
+      own = [_recall_ndcg_loop(
+          found[:limit], np.ones(6), target[row], k) for found in lists]
+      recall, ndcg = np.mean(own, 0)
+      assert got[f'recall@{k}'][row] == pytest.approx(recall, abs=1e-12)
+      assert got[f'ndcg@{k}'][row] == pytest.approx(ndcg, abs=1e-12)
+
+
+def test_one_tie_of_all_is_a_draw_by_lot():
+  items = np.tile(np.arange(50), (50, 1))
+  got = metrics.retrieval(items, np.ones_like(items), np.arange(50), (10,),
+                          scores=np.zeros(items.shape), limit=20)
+  assert got['retrieval/recall@10'] == pytest.approx(10 / 50)
+  # A list whose order means something is left as it is.
+  plain = metrics.retrieval(items, np.ones_like(items), np.arange(50), (10,),
+                            scores=-items.astype(float))
+  assert plain == metrics.retrieval(
+      items, np.ones_like(items), np.arange(50), (10,))
+
+
+def test_places_are_those_of_the_given_order():
+  items = np.array([[4, 7, 7, 2], [4, 7, 7, 2], [4, 7, 7, 2]])
+  mask = np.array([[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]])
+  assert metrics.places(items, mask, [2, 2, 2]).tolist() == [3, 2, 0]
+  assert metrics.places(items, mask, [2, 2, 4], 2).tolist() == [0, 2, 1]
 
 
 def test_ndcg_against_sklearn():

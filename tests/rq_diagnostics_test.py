@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.cluster import vq
 
 from sidrec import types
 from sidrec.tokenizers import diagnostics
-from sidrec.tokenizers import kmeans
 
 V, L, K, D = 120, 3, 6, 5
 SIZES = (K,) * L
@@ -75,9 +75,61 @@ def test_unexplained_variance_is_that_of_a_regression_on_prefixes():
     one_hot = np.eye(group.max() + 1)[group.ravel()]
     left = x - linear_model.LinearRegression(fit_intercept=False).fit(
         one_hot, x).predict(one_hot)
+    free = V - one_hot.shape[1]
     np.testing.assert_allclose(
         found[f'tokenizer/unexplained@{length}'],
-        np.square(left).sum() / np.square(x - x.mean(0)).sum(), atol=1e-6)
+        np.square(left).sum() / free / np.var(x, 0, ddof=1).sum(), rtol=1e-5)
+    assert found[f'tokenizer/apart@{length}'] == np.mean(
+        np.square(left).sum(1) > .01 * np.var(x, 0).sum())
+
+
+def test_items_are_predicted_by_the_others_of_their_prefix():
+  codes, x = _codes(), _vectors()
+  found = diagnostics.report(codes, SIZES, vectors=x)
+  for length in range(1, L + 1):
+    error = plain = 0.
+    for item in range(V):
+      others = np.arange(V) != item
+      mates = others & (codes[:, :length] == codes[item, :length]).all(1)
+      guess = x[mates if mates.any() else others].mean(0)
+      error += np.square(x[item] - guess).sum()
+      plain += np.square(x[item] - x[others].mean(0)).sum()
+    np.testing.assert_allclose(
+        found[f'tokenizer/predicted@{length}'], error / plain, rtol=1e-5)
+
+
+def test_codes_by_lot_explain_nothing_however_many_groups():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2000, 16))
+  for size in (4, 40, 400):  # Groups of 500 items, down to 5.
+    found = diagnostics.report(
+        rng.integers(0, size, (2000, 1)), (size,), vectors=x)
+    np.testing.assert_allclose(found['tokenizer/unexplained@1'], 1., atol=.03)
+    assert found['tokenizer/predicted@1'] > .99
+  alone = diagnostics.report(
+      np.arange(2000)[:, None], (2000,), vectors=x)
+  assert np.isnan(alone['tokenizer/unexplained@1'])
+  assert alone['tokenizer/predicted@1'] == pytest.approx(1)
+  assert alone['tokenizer/apart@1'] == 0
+  one = diagnostics.report(np.zeros((2000, 1), int), (1,), vectors=x)
+  np.testing.assert_allclose(
+      [one[f'tokenizer/{k}@1'] for k in ('unexplained', 'predicted')], 1.)
+
+
+def test_chance_is_of_the_same_tuples():
+  codes, x = _codes(), _vectors()
+  codes[:40], x[:40] = 0, x[:1]  # Something to know.
+  category = (np.arange(V) < 40).astype(int)
+  found = diagnostics.report(codes, SIZES, vectors=x, category=category)
+  chance = diagnostics.chance(codes, SIZES, vectors=x, category=category)
+  assert set(found) == set(chance)
+  for name in ('entropy@2', 'alone@3', 'paths', 'collision_rate', 'gini@1'):
+    assert found[f'tokenizer/{name}'] == chance[f'tokenizer/{name}']
+  assert found['tokenizer/unexplained@3'] < .8 < chance[
+      'tokenizer/unexplained@3']
+  assert found['tokenizer/near_prefix@1'] > chance['tokenizer/near_prefix@1']
+  assert chance == diagnostics.chance(
+      codes, SIZES, vectors=x, category=category)
 
 
 def test_shared_prefixes_by_brute_force():
@@ -111,6 +163,18 @@ def test_purity_is_that_of_the_contingency_table():
         found[f'tokenizer/purity@{length}'], table.max(0).sum() / known.sum())
 
 
+def test_purity_by_chance_is_that_of_groups_drawn_by_lot():
+  # A pair by lot is of one category every other time, else half of it is.
+  codes = np.arange(4000)[:, None] // 2
+  category = np.arange(4000) % 2
+  found = diagnostics.report(codes, (2000,), category=category)
+  np.testing.assert_allclose(
+      found['tokenizer/purity_chance@1'], .75, atol=.01)
+  assert found['tokenizer/purity@1'] == .5
+  alone = diagnostics.report(np.arange(9)[:, None], (9,), category=np.arange(9))
+  assert alone['tokenizer/purity_chance@1'] == 1
+
+
 def test_churn_and_reconstruction():
   metrics = pytest.importorskip('sklearn.metrics')
   codes, x = _codes(), _vectors()
@@ -130,9 +194,9 @@ def test_churn_and_reconstruction():
     diagnostics.report(codes, SIZES, previous=previous[:3])
 
 
-def _entropies(*entropies, left=(.8, .5, .3)):
+def _entropies(*entropies, left=(.9, .8, .7), name='apart'):
   return {f'tokenizer/{name}@{level}': value
-          for name, values in (('entropy', entropies), ('unexplained', left))
+          for name, values in (('entropy', entropies), (name, left))
           for level, value in enumerate(values, 1)}
 
 
@@ -144,31 +208,40 @@ def test_collapse_is_told_in_one_line():
   assert '\n' not in str(error.value)
   with pytest.raises(types.InputError, match='level 1'):
     diagnostics.check_collapse(_entropies(float('nan')), (256,), 1.)
+  # Without vectors, by who shares a prefix.
+  shared = _entropies(2., .4, 1.2, left=(.1, .2, .3), name='alone')
+  with pytest.raises(types.InputError, match='level 2 has collapsed'):
+    diagnostics.check_collapse(shared, sizes, 1.)
 
 
 def test_levels_without_work_have_not_collapsed():
-  found = _entropies(5.3, 1.2, 0., left=(.2, .001, 0.))
+  found = _entropies(5.3, 1.2, 0., left=(.2, 0., 0.))
   diagnostics.check_collapse(found, (256,) * 3, 1.)
   with pytest.raises(types.InputError, match='level 3'):
     diagnostics.check_collapse(
-        found | {'tokenizer/unexplained@2': .1}, (256,) * 3, 1.)
+        found | {'tokenizer/apart@2': .1}, (256,) * 3, 1.)
+  # A tenth of the items has a tenth of the codes' entropy, and who is of it.
+  diagnostics.check_collapse(
+      found | {'tokenizer/apart@2': .1, 'tokenizer/entropy@3': .45},
+      (256,) * 3, 1.)
   diagnostics.check_collapse(_entropies(.6), (2,), 1.)  # Of log 2 = .69.
   with pytest.raises(types.InputError, match='level 1'):
     diagnostics.check_collapse(_entropies(.3), (2,), 1.)
 
 
+@pytest.mark.filterwarnings(
+    'ignore:One of the clusters', 'ignore:invalid value')
 @pytest.mark.parametrize('num_items', [100, 300])
 def test_a_small_catalog_has_not_collapsed(num_items):
-  x = np.random.default_rng(0).normal(size=(num_items, 16)).astype(np.float32)
+  x = np.random.default_rng(0).normal(size=(num_items, 16))
   codes, left = [], x.copy()
   for level in range(3):
-    labels, book = kmeans.lloyd(level, left, 64, num_steps=10)
-    kmeans.subtract(left, labels, book)
+    book, labels = vq.kmeans2(left, 64, minit='++', seed=level, missing='warn')
+    left -= book[labels]
     codes.append(labels)
   sizes = (64,) * 3
   diagnostics.check_collapse(
       diagnostics.report(np.stack(codes, 1), sizes, vectors=x), sizes, 1.)
-
 
 
 @pytest.mark.parametrize('num', [1, 3])

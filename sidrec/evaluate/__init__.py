@@ -1,11 +1,15 @@
 """Evaluation of a state on a split, and of a finished run."""
 
 from sidrec.evaluate.evaluator import Evaluator
-from sidrec.evaluate.evaluator import monitor
+from sidrec.evaluate.files import write as write_file
 from sidrec.evaluate.loaded import Loaded
 from sidrec.evaluate.loaded import load
 from sidrec.evaluate.loaded import write_codes
-from sidrec.evaluate.loaded import write_file
+from sidrec.evaluate.outcomes import Rows
+from sidrec.evaluate.outcomes import write as write_rows
+from sidrec.evaluate.protocol import describe_run
+from sidrec.evaluate.selection import line
+from sidrec.evaluate.selection import monitor
 
-__all__ = ['Evaluator', 'Loaded', 'load', 'monitor', 'write_codes',
-           'write_file']
+__all__ = ['Evaluator', 'Loaded', 'Rows', 'describe_run', 'line', 'load',
+           'monitor', 'write_codes', 'write_file', 'write_rows']

@@ -17,7 +17,8 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(
       prog='python -m sidrec.evaluate',
       description='Describes the codes of finished runs: writes codes.json, '
-      'codes.png (with matplotlib) and a table.')
+      'codes.png (with matplotlib) and a table, beside them the same tuples '
+      'given out to items at random.')
   parser.add_argument('workdirs', nargs='+', metavar='WORKDIR')
   parser.add_argument('--output', default='.', help='folder to write to')
   args = parser.parse_args(argv)
@@ -28,11 +29,14 @@ def main(argv: list[str]) -> int:
   except types.InputError as error:
     print(f'sidrec: {error}', file=sys.stderr)
     return 2
-  keys = list(dict.fromkeys(k for x in found.values() for k in x))
+  columns = {}
+  for run, own in found.items():
+    columns |= {run: own.codes, f'{run} by chance': own.chance}
+  keys = list(dict.fromkeys(key for x in columns.values() for key in x))
   print(writers.table(
-      [{'': name.removeprefix('tokenizer/'),
-        **{run: x.get(name) for run, x in found.items()}} for name in keys],
-      ['', *found]))
+      [{'': key.removeprefix('tokenizer/'),
+        **{name: x.get(key) for name, x in columns.items()}} for key in keys],
+      ['', *columns]))
   return 0
 
 

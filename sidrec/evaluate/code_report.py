@@ -2,13 +2,14 @@
 
 import json
 import os
-from typing import Any, Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
+from sidrec.evaluate import files
 from sidrec.evaluate import loaded
-from sidrec.methods import item_vectors
 from sidrec.tokenizers import diagnostics
 
 # Panel -> name of the metric a level. Each is a line a run, over the levels.
@@ -18,7 +19,14 @@ _PANELS = {
     'near items of one prefix': 'near_prefix',
     'items taken together of one prefix': 'taken_prefix',
     'category purity of prefixes': 'purity',
-    'variance that prefixes leave': 'unexplained'}
+    'variance that prefixes leave': 'unexplained',
+    'error of a guess by the others': 'predicted'}
+
+
+class Described(NamedTuple):
+  """Diagnostics of a run's codes, and of its tuples given out at random."""
+  codes: dict[str, float]
+  chance: dict[str, float]
 
 
 def names(folders: Sequence[str]) -> list[str]:
@@ -36,12 +44,12 @@ def names(folders: Sequence[str]) -> list[str]:
 
 
 def describe(run: loaded.Loaded, previous: np.ndarray | None = None
-             ) -> dict[str, float]:
+             ) -> Described:
   """Computes `diagnostics.report` of a run with all that its data allow.
 
   Vectors are those that content tokenizers read; items taken together are
   counted in the training split; the category is the items' category field of
-  fewest categories.
+  fewest categories, at least two.
 
   Args:
     run: finished.
@@ -53,29 +61,33 @@ def describe(run: loaded.Loaded, previous: np.ndarray | None = None
   if run.codes is None:
     raise types.InputError(f'{run.config.method}: this run has no codes')
   dataset = run.dataset
-  spec, catalog = dataset.spec.items, dataset.catalog
-  vectors = category = None
-  if spec.num_dims or spec.num_values or spec.fields:
-    vectors = np.asarray(item_vectors.raw(
-        catalog, spec, np.arange(dataset.spec.num_items)))
-    mean, scale = item_vectors.scales(vectors)
-    vectors = (vectors - mean) / scale
-  fields = [field for field in spec.fields if field.kind == 'category']
-  if fields:
-    # The coarsest; id 0 is 'missing', here -1.
-    column = min(fields, key=lambda field: field.size).start
-    category = np.asarray(catalog.features.ids)[:, column].astype(np.int64)
-    category[category == 0] = -1
   events = dataset.examples('train', 'positives')
-  found = diagnostics.report(
-      run.codes, run.codebook_sizes, vectors=vectors, category=category,
-      previous=previous, neighbours=diagnostics.taken_together(
+  known = dict(
+      vectors=dataset.catalog.vectors, category=_category(dataset),
+      neighbours=diagnostics.taken_together(
           dataset.event_user[events], dataset.event_item[events],
           dataset.spec.num_items))
-  return {k: v for k, v in found.items() if np.isfinite(v)}
+  return Described(*(
+      {k: v for k, v in found.items() if np.isfinite(v)} for found in (
+          diagnostics.report(run.codes, run.sizes, previous=previous, **known),
+          diagnostics.chance(run.codes, run.sizes, **known))))
 
 
-def write(runs: Mapping[str, loaded.Loaded], folder: str) -> dict[str, Any]:
+def _category(dataset: dataset_lib.Dataset) -> np.ndarray | None:
+  """Returns the coarsest category [V] of the items, -1 = unknown."""
+  fields = [field for field in dataset.spec.items.fields
+            if field.kind == 'category' and field.size >= 2]
+  if not fields:
+    return None
+  column = min(fields, key=lambda field: field.size).start
+  category = np.asarray(
+      dataset.catalog.features.ids)[:, column].astype(np.int64)
+  category[category == 0] = -1  # Row 0 of the vocabulary is 'missing'.
+  return category
+
+
+def write(runs: Mapping[str, loaded.Loaded], folder: str
+          ) -> dict[str, Described]:
   """Writes codes.json and, with matplotlib, codes.png of several runs.
 
   Args:
@@ -83,30 +95,38 @@ def write(runs: Mapping[str, loaded.Loaded], folder: str) -> dict[str, Any]:
     folder: where to.
 
   Returns:
-    name -> `describe`.
+    name -> `describe`; codes.json has the same, by field.
   """
   found = {name: describe(run) for name, run in runs.items()}
-  loaded.write_file(os.path.join(folder, 'codes.json'), (
-      json.dumps(found, indent=1) + '\n').encode())
+  files.write(os.path.join(folder, 'codes.json'), (json.dumps(
+      {name: own._asdict() for name, own in found.items()},
+      indent=1) + '\n').encode())
   _plot(runs, found, os.path.join(folder, 'codes.png'))
   return found
 
 
 def _plot(runs: Mapping[str, loaded.Loaded],
-          found: Mapping[str, Mapping[str, float]], path: str) -> None:
-  """Draws a panel a diagnostic, and how often each code is used."""
+          found: Mapping[str, Described], path: str) -> None:
+  """Draws a panel a diagnostic, and how often each code is used.
+
+  Dashed: the same tuples given out at random, where that is another line.
+  """
   try:
     from matplotlib import figure  # pylint: disable=g-import-not-at-top
   except ImportError:
     return
   panels = {title: name for title, name in _PANELS.items()
-            if any(f'tokenizer/{name}@1' in x for x in found.values())}
-  canvas = figure.Figure((13, 9), layout='constrained')
-  axes = canvas.subplots(3, 3).ravel()
+            if any(f'tokenizer/{name}@1' in x.codes for x in found.values())}
+  canvas = figure.Figure((20, 8), layout='constrained')
+  axes = canvas.subplots(2, 5).ravel()
   for axis, (title, name) in zip(axes, panels.items()):
-    for run, values in found.items():
-      line = _levels(values, f'tokenizer/{name}')
-      axis.plot(np.arange(1, len(line) + 1), line, marker='o', label=run)
+    for number, (run, own) in enumerate(found.items()):
+      line, lot = (_levels(x, f'tokenizer/{name}') for x in own)
+      color = f'C{number % 10}'
+      axis.plot(np.arange(1, len(line) + 1), line, marker='o', label=run,
+                color=color)
+      if line != lot:
+        axis.plot(np.arange(1, len(lot) + 1), lot, '--', color=color)
     axis.set(title=title, xlabel='level')
     axis.xaxis.get_major_locator().set_params(integer=True)
   # The hourglass: a steep line is a level that a few codes take over.

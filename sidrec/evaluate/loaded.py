@@ -16,11 +16,12 @@ from sidrec import config as config_lib
 from sidrec import data
 from sidrec import methods
 from sidrec import parallel
-from sidrec import rng
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
 from sidrec.data import requests
 from sidrec.evaluate import evaluator as evaluator_lib
+from sidrec.evaluate import files
+from sidrec.evaluate import lists
 from sidrec.methods import base
 
 
@@ -28,7 +29,7 @@ class Loaded:
   """A finished run, ready to use; see `load`.
 
   config: of the run. dataset: encoded. codes: [V, L] int32 or None.
-  codebook_sizes: K_1, ..., K_L.
+  sizes: K_1, ..., K_L.
   metrics: what results.json holds, or {} before the run's end.
   """
 
@@ -41,7 +42,7 @@ class Loaded:
     self.metrics = results.get('metrics', {})
     self._evaluator, self._state = evaluator, state
     self.codes = evaluator.codes(state)
-    self.codebook_sizes = evaluator.codebook_sizes
+    self.sizes = evaluator.sizes
     self._find = None
 
   def evaluate(self, split: str = 'test') -> dict[str, float]:
@@ -98,7 +99,7 @@ class Loaded:
     batch = self.dataset.with_candidates(
         batch, None, beams.item, mask=beams.mask.astype(np.float32))
     order, ranking = self._evaluator.order(self._state, batch, beams)
-    return evaluator_lib.permute(beams, order), ranking
+    return lists.permute(beams, order), ranking
 
   def recommend(self, source: str, target: str) -> int:
     """Answers a file of requests; see `data.requests` for the formats.
@@ -142,32 +143,25 @@ class Loaded:
 
 def write_codes(workdir: str, dataset: dataset_lib.Dataset,
                 codes: np.ndarray) -> None:
-  """Writes codes.npz: `item_id` [V] and `codes` [V, L] int32."""
-  content = io.BytesIO()
-  np.savez(content, item_id=dataset.item_ids, codes=codes.astype(np.int32))
-  write_file(os.path.join(workdir, 'codes.npz'), content.getvalue())
+  """Writes codes.npz: `item_id` [V] and `codes` [V, L] int32.
 
-
-def write_file(path: str, content: bytes) -> None:
-  """Writes a file whole or not at all, on disk or in a bucket.
+  Args:
+    workdir: where to.
+    dataset: whose items table gives the order of the rows.
+    codes: [V, L] of the items by their numbers.
 
   Raises:
-    types.InputError: if it cannot be written (full disk, permissions).
+    types.InputError: if it cannot be written.
   """
-  temporary = epath.Path(path + '.tmp')
-  try:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(content)
-    temporary.replace(path)
-  except OSError as error:
-    raise types.InputError(
-        f'{path}: cannot be written ({error}): free space there or choose '
-        'another --workdir') from error
+  content, order = io.BytesIO(), dataset.file_order
+  np.savez(content, item_id=dataset.item_ids[order],
+           codes=codes[order].astype(np.int32))
+  files.write(os.path.join(workdir, 'codes.npz'), content.getvalue())
 
 
 def load(workdir: str, config: ml_collections.ConfigDict | None = None
          ) -> Loaded:
-  """Opens the best checkpoint of a run.
+  """Opens a run: what it chose at its end, or its best state so far.
 
   Args:
     workdir: of `sidrec.main`; of several seeds, the first.
@@ -191,19 +185,17 @@ def load(workdir: str, config: ml_collections.ConfigDict | None = None
     folder = os.path.join(workdir, f'seed_{seed}')
   dataset = data.load(config.data, config.data.seed)
   mapped = parallel.make(config.parallel.wrapper)
-  method = methods.get(config.method).make(
-      config, dataset.spec, base.num_steps(config, dataset))
+  method = methods.get(config.method).make(config, dataset)
   shapes = jax.eval_shape(
-      functools.partial(base.init_state, method), rng.stream(seed, 'init'),
+      functools.partial(base.init_state, method), np.uint32(seed),
       dataset.catalog)
   checkpoints = os.path.join(folder, 'checkpoints')
   if not epath.Path(checkpoints).is_dir():
     raise types.InputError(f'{checkpoints}: no checkpoint; train first')
   saver = checkpoint.Checkpointer(
-      checkpoints, best_metric='monitor', read_only=True,
+      checkpoints, read_only=True, best_metric='monitor', among='section',
       config={**config_lib.identity(config), 'seed': seed})
-  step = saver.best_step()
-  step = saver.latest_step() if step is None else step
+  step = saver.chosen_step()
   if step is None:
     raise types.InputError(f'{folder}/checkpoints: no checkpoint; train first')
   state, _ = saver.restore(step, shapes)

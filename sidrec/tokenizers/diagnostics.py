@@ -8,6 +8,7 @@ from typing import Mapping, NamedTuple, Sequence
 
 import numpy as np
 from scipy import sparse
+from scipy import special
 
 from sidrec import metrics
 from sidrec import types
@@ -16,7 +17,8 @@ from sidrec.tokenizers import collisions
 _SAMPLE = 2000  # Items whose embedding neighbours are looked up.
 _CHUNK = 256  # Of them at a time.
 _NUM_NEIGHBOURS = 10
-_EXPLAINED = .01  # Share of the variance below which a level has no work.
+_APART = .01  # Share of the variance beyond which items are told apart.
+_DRAWS = 20  # Of categories, for what purity is by chance; fewer of many items.
 
 
 class Pruned(NamedTuple):
@@ -59,11 +61,12 @@ def report(
     themselves; 'paths' distinct tuples over possible ones, 'largest_group'
     items of one tuple. With `vectors`: 'near_prefix@l', the share of pairs of
     an item and one of its 10 nearest by cosine that share a prefix of length
-    l, 'unexplained@l', the variance around the means of prefixes over all of
-    it; with `neighbours`: 'taken_prefix@l', as near; with `category`:
-    'purity@l' share of items in the largest category of their prefix; with
-    `previous`: 'churn', 'churn@l'; with `reconstruction`: 'reconstruction',
-    squared error over the variance. All begin with 'tokenizer/'.
+    l; 'unexplained@l', 'predicted@l', 'apart@l': see `_variance`. With
+    `neighbours`: 'taken_prefix@l', as near. With `category`: 'purity@l' share
+    of items in the largest category of their prefix, 'purity_chance@l' the
+    mean of random groups of the same sizes. With `previous`: 'churn',
+    'churn@l'. With `reconstruction`: 'reconstruction', squared error over the
+    variance. All begin with 'tokenizer/'; what is undefined is NaN.
 
   Raises:
     types.InputError: as `metrics.code_statistics`.
@@ -71,26 +74,51 @@ def report(
   """
   codes = np.asarray(codes)
   found = metrics.code_statistics(codes, sizes)
-  for name, value in (('vectors', vectors), ('neighbours', neighbours),
-                      ('category', category), ('previous', previous),
-                      ('reconstruction', reconstruction)):
-    if value is not None and len(value) != len(codes):
-      raise ValueError(f'{name} has {len(value)} rows, not {len(codes)}.')
+  _check_rows(len(codes), vectors=vectors, neighbours=neighbours,
+              category=category, previous=previous,
+              reconstruction=reconstruction)
   extra = _levels(codes, sizes)
   if vectors is not None:
     items, near = embedding_neighbours(vectors, seed=seed)
     extra |= _shared(codes, items, near, 'near_prefix')
-    extra |= _unexplained(codes, np.asarray(vectors, np.float32))
+    extra |= _variance(codes, np.asarray(vectors, np.float32))
   if neighbours is not None:
     extra |= _shared(
         codes, np.arange(len(codes)), np.asarray(neighbours), 'taken_prefix')
   if category is not None:
-    extra |= _purity(codes, np.asarray(category))
+    extra |= _purity(codes, np.asarray(category), seed)
   if previous is not None:
     extra |= _churn(codes, np.asarray(previous))
   if reconstruction is not None:
     extra['reconstruction'] = _error(vectors, reconstruction)
   return found | {f'tokenizer/{name}': x for name, x in extra.items()}
+
+
+def _check_rows(num: int, **given: types.Array | None) -> None:
+  """Raises ValueError where an array is not of `num` items."""
+  for name, value in given.items():
+    if value is not None and len(value) != num:
+      raise ValueError(f'{name} has {len(value)} rows, not {num}.')
+
+
+def chance(
+    codes: types.Array, sizes: Sequence[int], *,
+    vectors: types.Array | None = None,
+    neighbours: types.Array | None = None,
+    category: types.Array | None = None, seed: int = 0) -> dict[str, float]:
+  """Describes the same tuples handed out to the items at random.
+
+  What `report` has of codes that know nothing of the items: what it must be
+  compared with.
+
+  Args:
+    codes, sizes, vectors, neighbours, category: as `report`.
+    seed: of the permutation, and as `report`.
+  """
+  codes = np.asarray(codes)
+  order = np.random.default_rng([seed, 1]).permutation(len(codes))
+  return report(codes[order], sizes, vectors=vectors, neighbours=neighbours,
+                category=category, seed=seed)
 
 
 def _levels(codes: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
@@ -188,38 +216,89 @@ def _shared(
   return found
 
 
-def _purity(codes: np.ndarray, category: np.ndarray) -> dict[str, float]:
-  """Returns the share of items in their prefix's largest category."""
+def _purity(codes: np.ndarray, category: np.ndarray, seed: int
+            ) -> dict[str, float]:
+  """Returns the share of items in their prefix's largest category, and by lot.
+
+  By lot: the mean over draws of which item has which category.
+  """
   known = category >= 0
-  codes, category = codes[known], category[known]
+  codes, num = codes[known], int(known.sum())
+  _, category = np.unique(category[known], return_inverse=True)
+  draw = np.random.default_rng([seed, 2])
+  draws = max(1, min(_DRAWS, 2_000_000 // max(num, 1)))
   found = {}
   for level in range(1, codes.shape[1] + 1):
-    if not len(codes):
-      found[f'purity@{level}'] = float('nan')
+    if not num:
+      found[f'purity@{level}'] = found[f'purity_chance@{level}'] = float('nan')
       continue
-    group, count = collisions.groups(codes[:, :level])
-    pairs, num = np.unique(
-        np.stack([group, category], 1), axis=0, return_counts=True)
-    most = np.zeros(count.size, np.int64)
-    np.maximum.at(most, pairs[:, 0], num)
-    found[f'purity@{level}'] = float(most.sum() / len(codes))
+    group, _ = collisions.groups(codes[:, :level])
+    found[f'purity@{level}'] = _largest(group, category) / num
+    found[f'purity_chance@{level}'] = float(np.mean([
+        _largest(group, draw.permutation(category)) for _ in range(draws)])
+                                            ) / num
   return found
 
 
-def _unexplained(codes: np.ndarray, x: np.ndarray) -> dict[str, float]:
-  """Returns the variance within the prefixes of each length over the whole."""
-  total, found = _scatter(x), {}
+def _largest(group: np.ndarray, category: np.ndarray) -> int:
+  """Returns the items [N] that are in the largest category of their group."""
+  width = int(category.max()) + 1
+  pairs, num = np.unique(group * width + category, return_counts=True)
+  most = np.zeros(int(group.max()) + 1, np.int64)
+  np.maximum.at(most, pairs // width, num)
+  return int(most.sum())
+
+
+def _variance(codes: np.ndarray, x: np.ndarray) -> dict[str, float]:
+  """Returns how much of the variance the prefixes of each length leave.
+
+  Of V items in G groups: 'unexplained@l', the variance around the means of
+  the groups over all of it, (within / (V - G)) / (total / (V - 1)): each mean
+  costs a degree of freedom, else many small groups seem to explain what they
+  only repeat; NaN for V = G. 'predicted@l', the squared error of each item's
+  guess over that of the mean of all others; its guess is the mean of the
+  others of its group, an item alone has the mean of all others. Both are about
+  1 or more for random groups. 'apart@l', the share of items that are more than
+  a hundredth of the variance away from their group's mean: what is left to
+  code.
+
+  Args:
+    codes: [V, L].
+    x: [V, D] float32.
+  """
+  num, found = len(x), {}
+  total = _squares(x, np.zeros(num, np.int64), np.array([num]))
   for level in range(1, codes.shape[1] + 1):
     group, count = collisions.groups(codes[:, :level])
-    order = np.argsort(group, kind='stable')
-    starts = np.concatenate([[0], np.cumsum(count)[:-1]])
-    within = 0.
-    for part in np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // 64)):
-      values = x[:, part][order].astype(np.float64)
-      values -= np.repeat(
-          np.add.reduceat(values, starts) / count[:, None], count, 0)
-      within += np.sum(np.square(values))
-    found[f'unexplained@{level}'] = float(within / max(total, 1e-12))
+    within, own = _squares(x, group, count), count[group]
+    free, whole = num - count.size, total.sum()
+    found[f'unexplained@{level}'] = (
+        float(within.sum() / free / max(whole / (num - 1), 1e-12))
+        if free else float('nan'))
+    # The mean without an item is farther from it by n / (n - 1).
+    error = np.where(own > 1, within * _without(own), total * _without(num))
+    found[f'predicted@{level}'] = float(
+        error.sum() / max(whole * _without(num), 1e-12))
+    found[f'apart@{level}'] = float(np.mean(within > _APART * whole / num))
+  return found
+
+
+def _without(count: types.Array) -> np.ndarray:
+  """Returns (n / (n - 1)) ** 2, 1 for n = 1."""
+  return np.square(count / np.maximum(np.asarray(count) - 1., 1.))
+
+
+def _squares(x: np.ndarray, group: np.ndarray, count: np.ndarray
+             ) -> np.ndarray:
+  """Returns each item's squared distance [V] float64 to its group's mean."""
+  order = np.argsort(group, kind='stable')
+  starts = np.concatenate([[0], np.cumsum(count)[:-1]])
+  found = np.zeros(len(x))
+  for part in np.array_split(np.arange(x.shape[1]), -(-x.shape[1] // 64)):
+    values = x[:, part][order].astype(np.float64)
+    values -= np.repeat(
+        np.add.reduceat(values, starts) / count[:, None], count, 0)
+    found[order] += np.einsum('vd,vd->v', values, values)
   return found
 
 
@@ -252,30 +331,36 @@ def check_collapse(
     found: Mapping[str, float], sizes: Sequence[int], limit: float) -> None:
   """Refuses codes that have collapsed onto a few.
 
-  A level that has next to nothing left to code is not asked: in a small
+  A level can only tell apart what the levels before it have left: in a small
   catalog the first ones name every item.
 
   Args:
-    found: of `report` with `vectors`.
+    found: of `report`; without vectors, items that share a prefix count as
+      left to be told apart.
     sizes: codes of each level.
-    limit: the least entropy of a level that is allowed, in nats; of small
-      levels half of what they can have.
+    limit: the least entropy of a level that is allowed, in nats; but not more
+      than half of what a level can have for what is left.
 
   Raises:
     types.InputError: naming the first level below the limit.
   """
+  left = 1.
   for level, size in enumerate(sizes, 1):
-    if level > 1 and found[f'tokenizer/unexplained@{level - 1}'] < _EXPLAINED:
-      return
     entropy = found[f'tokenizer/entropy@{level}']
-    least = min(limit, .5 * np.log(size))
+    # One code for what is done, all codes evenly for what is left.
+    most = left * np.log(size) - special.xlogy(left, left) - special.xlogy(
+        1 - left, 1 - left)
+    least = min(limit, .5 * min(most, np.log(size)))
     if not entropy >= least:  # NaN is no entropy either.
       raise types.InputError(
           f'tokenizer: level {level} has collapsed: {entropy:.3g} nats, about '
           f'{np.exp(entropy):.3g} codes in use, at least {least:.3g} nats are '
-          'asked for (tokenizer.least_entropy); items too much alike, or a '
+          'asked for (codes.least_entropy); items too much alike, or a '
           'quantizer gone wrong: try a smaller tokenizer.codebook_size, a '
           'lower tokenizer.commitment, tokenizer.revive.')
+    apart, alone = (
+        f'tokenizer/{name}@{level}' for name in ('apart', 'alone'))
+    left = found[apart] if apart in found else 1 - found[alone]
 
 
 def prune_top_tokens(codes: types.Array, level: int, num: int) -> Pruned:
