@@ -25,29 +25,23 @@ _COLDEST = .01  # Last temperature, in standard deviations of the cost.
 
 
 def log_plan(
-    dist: jax.Array, *, epsilon: float, num_steps: int = 50,
-    axis_name: str | None = None
+    dist: jax.Array, *, epsilon: float, num_steps: int = 50
 ) -> jax.Array:
-  """Spreads the rows of a batch evenly over the columns.
+  """Spreads rows evenly over the columns.
 
-  Distances are first moved and scaled to [-1, 1] over the whole batch. A step
-  gives each row the mass 1 / B and then each column the mass 1 / K.
+  Distances are first moved and scaled to [-1, 1] over all of them. A step gives
+  each row the mass 1 / B and then each column the mass 1 / K.
 
   Args:
     dist: [B, K] distances, finite, in any unit.
     epsilon: temperature, in half-ranges of the distances.
     num_steps: rounds.
-    axis_name: data-parallel axis that the batch spans, or None.
 
   Returns:
-    [B, K] float32 log of the mass; columns sum to 1 / K over the whole batch.
-    No gradient.
+    [B, K] float32 log of the mass; columns sum to 1 / K. No gradient.
   """
   chex.assert_rank(dist, 2)
   dist = jax.lax.stop_gradient(jnp.asarray(dist, jnp.float32))
-  num_rows = dist.shape[0]
-  if axis_name is not None:
-    dist = jax.lax.all_gather(dist, axis_name, tiled=True)
   high, low = jnp.max(dist), jnp.min(dist)
   middle, half = (high + low) / 2, (high - low) / 2 + 1e-5
   start = -(dist - middle) / (half * epsilon)
@@ -58,11 +52,7 @@ def log_plan(
     plan += log_columns - jax.nn.logsumexp(plan, 0, keepdims=True)
     return plan, None
 
-  plan, _ = jax.lax.scan(step, start, length=num_steps)
-  if axis_name is None:
-    return plan
-  return jax.lax.dynamic_slice_in_dim(
-      plan, jax.lax.axis_index(axis_name) * num_rows, num_rows)
+  return jax.lax.scan(step, start, length=num_steps)[0]
 
 
 def spread(
@@ -72,11 +62,27 @@ def spread(
   """Returns the column of most mass for each row: [B, K] -> [B] int32.
 
   Args:
-    dist, epsilon, num_steps, axis_name: as `log_plan`.
+    dist, epsilon, num_steps: as `log_plan`.
+    axis_name: data-parallel axis that the rows span, or None.
   """
-  plan = log_plan(
-      dist, epsilon=epsilon, num_steps=num_steps, axis_name=axis_name)
-  return jnp.argmax(plan, 1).astype(jnp.int32)
+  num_rows = dist.shape[0]
+  if axis_name is not None:
+    dist = jax.lax.all_gather(dist, axis_name, tiled=True)
+  plan = log_plan(dist, epsilon=epsilon, num_steps=num_steps)
+  # Of fewer rows than columns, one has columns for itself: their masses are
+  # alike to the last digit of float32, the odds against the other rows not.
+  total = jax.nn.logsumexp(plan, 0, keepdims=True)
+  first = jnp.arange(len(plan))[:, None] == jnp.argmax(plan, 0)[None]
+  rest = jax.nn.logsumexp(
+      jnp.where(first, -jnp.inf, plan), 0, keepdims=True)
+  others = jnp.where(
+      first, rest, total + jnp.log1p(-jnp.minimum(
+          jnp.exp(plan - total), .5)))
+  codes = jnp.argmax(plan - others, 1).astype(jnp.int32)
+  if axis_name is None:
+    return codes
+  return jax.lax.dynamic_slice_in_dim(
+      codes, jax.lax.axis_index(axis_name) * num_rows, num_rows)
 
 
 def prices(
@@ -324,7 +330,8 @@ def assign(
     return labels  # No bound binds.
   # Where all must be full the sizes are known, and a price has no sign.
   least = high if high.sum() == num_rows else low
-  found = prices(cost, least, high, np.zeros(num_columns))
+  found = prices(cost, least, high, np.zeros(num_columns),
+                 num_steps=60 if low.any() else 50)
   sizes = high
   if low.any():
     labels = np.argmin(cost - found[:, None], 0)
