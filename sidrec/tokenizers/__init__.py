@@ -1,14 +1,17 @@
 """Tokenizers: items become short code tuples (semantic IDs).
 
 A variant is one module of this package with a function
-`make(config, spec) -> base.Tokenizer`; nothing else has to know of it.
+`make(config, spec) -> base.Tokenizer | base.Table`; nothing else has to know
+of it.
 """
 
 import importlib
 import pkgutil
 import types as python_types
+from typing import Any
 
 from sidrec import types
+from sidrec.tokenizers import base
 
 
 def _load(name: str) -> python_types.ModuleType:
@@ -28,7 +31,7 @@ def get(name: str) -> python_types.ModuleType:
     name: module name, for instance 'dig'.
 
   Returns:
-    The module, with `make(config, spec) -> base.Tokenizer`.
+    The module, with `make(config, spec)`.
 
   Raises:
     types.InputError: no such variant; the message lists what there is.
@@ -38,3 +41,28 @@ def get(name: str) -> python_types.ModuleType:
         f'tokenizer.name: there is no tokenizer {name!r}; '
         f'choose one of {", ".join(names())}.')
   return _load(name)
+
+
+def make(config: Any, spec: types.DataSpec) -> base.Tokenizer | base.Table:
+  """Makes the tokenizer that settings name.
+
+  Args:
+    config: the `tokenizer` sub-tree: name, num_levels, codebook_size and the
+      settings of the variant's own.
+    spec: static facts of the data set.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    types.InputError: no such variant, a setting that it needs is missing or
+      out of range, or the codes cannot name the catalog.
+  """
+  module = get(config.name)
+  try:
+    return module.make(config, spec)
+  except (AttributeError, KeyError) as error:
+    raise types.InputError(
+        f'tokenizer.name={config.name}: needs settings that are not there '
+        f'({str(error).splitlines()[0]}); start from the experiment of that '
+        'tokenizer') from error

@@ -1,7 +1,7 @@
 """Control: codes from the catalog's own categories, coarse to fine.
 
 Levels 1 to L - 1 are category fields, the last level numbers the items that
-share them. No vector is read.
+share them, in random order. No vector is read.
 """
 
 import functools
@@ -12,7 +12,8 @@ import numpy as np
 
 from sidrec import types
 from sidrec.tokenizers import base
-from sidrec.tokenizers import lookup
+from sidrec.tokenizers import checks
+from sidrec.tokenizers import collisions
 
 # A field with more slots holds words of a text, not categories.
 _MAX_SLOTS = 8
@@ -30,27 +31,30 @@ class _Column(NamedTuple):
   size: int
 
 
-def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
+def make(config: Any, spec: types.DataSpec) -> base.Table:
   """Makes the control.
 
   Args:
-    config: the `tokenizer` sub-tree: num_levels (L), codebook_size (of the
-      last level) and fields (L - 1 names, coarse to fine; 'name.1' is the
+    config: the `tokenizer` sub-tree: num_levels (L), codebook_size (one
+      number, of the last level) and fields (L - 1 names, coarse to fine; 'name.1' is the
       second category of a field with several; empty = the L - 1 columns with
       the fewest categories).
     spec: of the data set: the number of items and the fields.
 
   Returns:
-    The tokenizer, see `lookup.assemble`; level sizes are 1 + categories of the
-    field, and codebook_size.
+    The table; level sizes are 1 + categories of the field, and codebook_size.
 
   Raises:
     types.InputError: a size out of range, too few or unknown category fields,
       or more items than tuples; in `fit`, a cell with more items than
       codebook_size.
   """
-  base.check_range(config, 'num_levels', 2)
-  base.check_range(config, 'codebook_size', 2)
+  checks.check_range(config, 'num_levels', 2)
+  if not isinstance(config.codebook_size, int):
+    raise types.InputError(
+        f'tokenizer.codebook_size: {config.codebook_size} is not one number: '
+        'the fields say the sizes of all levels but the last.')
+  checks.check_range(config, 'codebook_size', 2)
   columns = _columns(spec.items)
   wanted = tuple(config.fields) or tuple(columns)[:config.num_levels - 1]
   if len(wanted) != config.num_levels - 1:
@@ -70,9 +74,8 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     raise types.InputError(
         f'tokenizer.codebook_size: the levels name {math.prod(sizes)} items, '
         f'the catalog has {spec.num_items}; raise it.')
-  return lookup.assemble(
-      spec.num_items, sizes,
-      functools.partial(_fit, chosen, config.codebook_size))
+  return base.Table(
+      sizes, functools.partial(_fit, chosen, config.codebook_size))
 
 
 def _columns(spec: types.FeatureSpec) -> dict[str, _Column]:
@@ -92,30 +95,28 @@ def _columns(spec: types.FeatureSpec) -> dict[str, _Column]:
 
 
 def _fit(
-    columns: tuple[_Column, ...], most: int, seed: int, params: types.PyTree,
-    codebook: types.PyTree, vectors: types.Array, *,
-    features: types.FeatureTable | None = None,
-    collaborative: types.Array | None = None
-) -> tuple[types.PyTree, types.PyTree]:
-  """Reads the fields and numbers the items of each cell by id."""
-  del seed, vectors, collaborative
-  if features is None:
+    columns: tuple[_Column, ...], most: int, seed: int, items: base.Items
+) -> np.ndarray:
+  """Reads the fields and numbers the items of each cell in random order."""
+  ids = items.features.ids
+  if ids is None:
     raise types.InputError(
         'tokenizer.name: category needs the item features; choose another.')
-  ids = np.asarray(features.ids)
-  codes = np.zeros(np.shape(codebook['codes']), np.int32)
+  ids = np.asarray(ids)
+  codes = np.zeros((len(ids), len(columns) + 1), np.int32)
   for level, column in enumerate(columns):
     own = ids[:, column.index]
     codes[:, level] = np.where(own > 0, own - column.offset + 1, 0)
-  _, cell = np.unique(codes[:, :-1], axis=0, return_inverse=True)
-  cell = cell.reshape(-1)
-  largest = int(np.bincount(cell).max())
-  if largest > most:
+  cell, count = collisions.groups(codes[:, :-1])
+  if count.max() > most:
     raise types.InputError(
-        f'tokenizer.codebook_size: {most}, but {largest} items share one cell '
-        f'of the category fields; raise it to {largest}, or name finer '
-        f'fields in tokenizer.fields.')
-  order = np.argsort(cell, kind='stable')
+        f'tokenizer.codebook_size: {most}, but {count.max()} items share one '
+        f'cell of the category fields; raise it to {count.max()}, or name '
+        f'finer fields in tokenizer.fields.')
+  # Not in the order of the items: where a catalog is sorted by time, places in
+  # a cell would say what comes next.
+  order = np.random.default_rng(seed).permutation(len(ids))
+  order = order[np.argsort(cell[order], kind='stable')]
   start = np.searchsorted(cell[order], cell[order])
-  codes[order, -1] = np.arange(len(cell)) - start
-  return params, {'codes': codes}
+  codes[order, -1] = np.arange(len(ids)) - start
+  return codes

@@ -14,23 +14,24 @@ Rules:
     fewest items (with vectors of the last level alone no distance between
     prefixes is known).
 
-All are deterministic: order is by popularity, then by id.
+All are deterministic: order is by popularity, then by item number.
 """
 
 from typing import Any, Sequence
 
+import jax
 import numpy as np
-from scipy import special
 
 from sidrec import types
-from sidrec.tokenizers import balance
 from sidrec.tokenizers import base
+from sidrec.tokenizers import checks
+from sidrec.tokenizers import kmeans
+from sidrec.tokenizers import transport
 
 RULES = ('none', 'suffix', 'sinkhorn', 'capacity')
 _BY_CODEWORDS = ('sinkhorn', 'capacity')
 _EPSILON = .003  # LETTER's, on distances scaled to [-1, 1].
-_SINKHORN_STEPS = 50
-_CHUNK = 1 << 22  # Entries [G, n, K] that one Sinkhorn call holds.
+_BLOCK = 1 << 16  # Entries [G, n, K] that one Sinkhorn call holds.
 
 Resolved = tuple[np.ndarray, tuple[int, ...], dict[str, float]]
 
@@ -64,22 +65,23 @@ def _ranks(group: np.ndarray, priority: np.ndarray) -> np.ndarray:
   return rank
 
 
-def check(settings: Any, tokenizer: base.Tokenizer) -> None:
+def check(settings: Any, tokenizer: base.Tokenizer | base.Table) -> None:
   """Refuses what `resolve` would refuse, before anything is trained.
 
   Args:
-    settings: with `collisions`, the rule, and `suffix_size`.
+    settings: the `codes` sub-tree: `collisions`, the rule, and `suffix_size`.
     tokenizer: whose codes they are.
 
   Raises:
     types.InputError: unknown rule, one that needs codewords of a tokenizer
       without, or a suffix of no codes.
   """
-  base.check_choice(settings, 'collisions', RULES)
-  base.check_range(settings, 'suffix_size', 1)
-  if settings.collisions in _BY_CODEWORDS and tokenizer.last_level is None:
+  checks.check_choice(settings, 'collisions', RULES, 'codes')
+  checks.check_range(settings, 'suffix_size', 1, tree='codes')
+  if (settings.collisions in _BY_CODEWORDS
+      and isinstance(tokenizer, base.Table)):
     raise types.InputError(
-        f'tokenizer.collisions: {settings.collisions} needs codewords, which '
+        f'codes.collisions: {settings.collisions} needs codewords, which '
         'this tokenizer has not; choose suffix.')
 
 
@@ -118,7 +120,7 @@ def resolve(
   """
   if rule not in RULES:
     raise types.InputError(
-        f'tokenizer.collisions: {rule!r} is not one of {", ".join(RULES)}.')
+        f'codes.collisions: {rule!r} is not one of {", ".join(RULES)}.')
   codes = np.array(codes, np.int32)
   sizes = tuple(int(size) for size in sizes)
   popularity = (np.zeros(len(codes)) if popularity is None
@@ -126,7 +128,7 @@ def resolve(
   if rule in _BY_CODEWORDS:
     if residual is None or book is None:
       raise types.InputError(
-          f'tokenizer.collisions: {rule} needs codewords, which this '
+          f'codes.collisions: {rule} needs codewords, which this '
           'tokenizer has not; choose suffix.')
     residual, book = (np.asarray(v, np.float32) for v in (residual, book))
   group, count = groups(codes)
@@ -178,27 +180,17 @@ def _suffix(
   """Appends each item's place in its group, the most popular first."""
   if count.max() > suffix_size:
     raise types.InputError(
-        f'tokenizer.suffix_size: {suffix_size}, but {count.max()} items share '
+        f'codes.suffix_size: {suffix_size}, but {count.max()} items share '
         'one code tuple; raise it, or give the quantizer more codes.')
   rank = _ranks(group, -popularity)[:, None].astype(np.int32)
   return np.concatenate([codes, rank], 1), (*sizes, int(suffix_size))
 
 
-def _balanced(dist: np.ndarray) -> np.ndarray:
-  """Chooses codes [G, n] by Sinkhorn within each of G groups of n items.
-
-  Args:
-    dist: [G, n, K] squared distances. As `sidrec.tokenizers.sinkhorn`, in
-      float64 logarithms, many groups at once.
-  """
-  dist = dist.astype(np.float64)
-  high, low = dist.max((1, 2), keepdims=True), dist.min((1, 2), keepdims=True)
-  plan = -(dist - (high + low) / 2) / (((high - low) / 2 + 1e-5) * _EPSILON)
-
-  for _ in range(_SINKHORN_STEPS):
-    for axis in (2, 1):  # Masses 1 / n and 1 / K only shift the plan.
-      plan -= special.logsumexp(plan, axis, keepdims=True)
-  return np.argmax(plan, 2)
+@jax.jit
+@jax.vmap
+def _spread(dist: jax.Array) -> jax.Array:
+  """Chooses codes [G, n] by Sinkhorn within each of G groups: [G, n, K]."""
+  return transport.spread(dist, epsilon=_EPSILON)
 
 
 def _sinkhorn(
@@ -214,11 +206,13 @@ def _sinkhorn(
     start = np.cumsum(count) - count
     for size in np.unique(count[count > 1]):
       first = start[count == size]
-      step = max(_CHUNK // int(size * len(book)), 1)
+      step = max(_BLOCK // int(size * len(book)), 1)
       for i in range(0, len(first), step):
-        rows = order[first[i:i + step, None] + np.arange(size)[None]]
-        dist = balance.squared_distances(residual[rows.reshape(-1)], book)
-        codes[rows, -1] = _balanced(dist.reshape(*rows.shape, -1))
+        # Always `step` groups, some of them twice: one program a group size.
+        block = np.resize(first[i:i + step], step)
+        rows = order[block[:, None] + np.arange(size)[None]]
+        dist = kmeans.squared(residual[rows.reshape(-1)], book)
+        codes[rows, -1] = _spread(dist.reshape(*rows.shape, -1))
   return codes, num_rounds
 
 
@@ -304,7 +298,7 @@ def _settle_cells(
     inside = order[span[0]:span[1]]
     taken = np.zeros(len(book), bool)
     taken[codes[inside[rank[inside] == 0], -1]] = True
-    dist = balance.squared_distances(residual[rows], book)
+    dist = kmeans.squared(residual[rows], book)
     for row, own in zip(rows, dist):
       codes[row, -1] = np.argmin(np.where(taken, np.inf, own))
       taken[codes[row, -1]] = True

@@ -9,14 +9,16 @@ among those of the batch, by cosine and in this direction alone:
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
+from sidrec import losses
 from sidrec import types
 from sidrec.tokenizers import base
-from sidrec.tokenizers import contrast
+from sidrec.tokenizers import checks
 from sidrec.tokenizers import residual
-from sidrec.tokenizers import residual_catalog
+from sidrec.tokenizers import walk
 
 
 def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
@@ -29,7 +31,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     spec: of the data set; only the number of items is read.
 
   Returns:
-    The tokenizer, see `residual.init` for params and codebook.
+    The tokenizer, see `residual.init` for params and variables.
 
   Raises:
     types.InputError: as `residual.settings`; tau or a weight out of range.
@@ -37,28 +39,71 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
   s = residual.settings(config, spec)
   for name, low in (('contrast_weight', 0), ('tau', 1e-6),
                     ('reconstruction_weight', 0)):
-    base.check_range(config, name, low)
-  return residual_catalog.assemble(s, functools.partial(
+    checks.check_range(config, name, low)
+  return residual.assemble(s, functools.partial(
       _loss, s, config.contrast_weight, config.tau,
       config.reconstruction_weight))
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales rows [N, D] to length one; a row of zeros stays."""
+  square = jnp.sum(x * x, -1, keepdims=True)
+  # The gradient of a root at 0 is not finite.
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def contrast(
+    anchor: jax.Array, candidate: jax.Array, *, tau: float,
+    item: jax.Array | None = None, axis_name: str | None = None
+) -> jax.Array:
+  """Tells each row's own candidate from those of all other rows.
+
+  InfoNCE in one direction (arXiv 1807.03748, eq. 4): the anchors choose among
+  candidates, which are gathered from all devices.
+
+  Args:
+    anchor: [N, D].
+    candidate: [N, D]; row i belongs to anchor i.
+    tau: temperature of the inner products.
+    item: [N] int32 ids: another row of the same item is no negative; None =
+      all rows are different items.
+    axis_name: data-parallel axis, or None.
+
+  Returns:
+    [N] float32 nats. Gradients reach both sides, on all devices.
+  """
+  chex.assert_equal_shape([anchor, candidate])
+  chex.assert_rank([anchor, candidate], 2)
+  num_rows = anchor.shape[0]
+  gather = lambda v: v if axis_name is None else jax.lax.all_gather(
+      v, axis_name, tiled=True)
+  first = 0 if axis_name is None else (
+      jax.lax.axis_index(axis_name) * num_rows)
+  logits = jnp.matmul(
+      anchor, gather(candidate).T, precision=jax.lax.Precision.HIGHEST) / tau
+  keep = None
+  if item is not None:
+    keep = item[:, None] != gather(item)[None]  # The own one always counts.
+  return losses.softmax_cross_entropy(
+      logits, first + jnp.arange(num_rows), keep)
 
 
 def _loss(
     s: residual.Settings, contrast_weight: float, tau: float,
     reconstruction_weight: float, params: types.PyTree,
-    codebook: types.PyTree, x: jax.Array, output: types.TokenizerOutput, *,
-    item: jax.Array | None = None, key: jax.Array | None = None,
+    variables: types.PyTree, x: jax.Array, path: walk.Path, *,
+    item: jax.Array | None = None, stored: jax.Array | None = None,
+    explore: base.Explore | None = None, key: jax.Array | None = None,
     axis_name: str | None = None
 ) -> tuple[jax.Array, types.Metrics]:
   """Contrast over the global batch and quantization loss."""
-  del codebook, key
+  del variables, stored, explore, key
   x = jnp.asarray(x, jnp.float32)
-  decoded = residual.decode(params, output)
-  own = contrast.in_batch(
-      contrast.unit(x), contrast.unit(decoded), tau=tau, item=item,
+  own = contrast(
+      unit(x), unit(residual.decoded(params, path)), tau=tau, item=item,
       axis_name=axis_name)
-  reconstruction = residual.reconstruction_loss(s, params, x, output)
-  quantization, metrics = residual.quantization_loss(s, params, output)
+  reconstruction = residual.reconstruction_loss(s, params, x, path)
+  quantization, metrics = residual.quantization_loss(s, path)
   metrics |= jax.lax.stop_gradient(dict(
       contrast=own, reconstruction=reconstruction, quantization=quantization))
   return (contrast_weight * own + reconstruction_weight * reconstruction

@@ -2,8 +2,8 @@
 
 Paper: arXiv 2605.14853. The noise gate and the soft gradient path follow DIGER
 (arXiv 2601.19711). Two tables: `address` decides the codes, `semantic` is what
-the ranker reads. The stored code table is the only truth for trie, evaluation
-and export; it changes only in `fit` and `refresh`.
+the ranker reads. The catalog's stored codes are the only truth for trie,
+evaluation and export; they change only by `start` and `assign`.
 
 Two assignment rules:
   gumbel_st: codes of over-used items explore under Gumbel noise; the gradient
@@ -21,11 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sidrec import losses
+from sidrec import rng
 from sidrec import types
-from sidrec.tokenizers import balance
 from sidrec.tokenizers import base
-from sidrec.tokenizers import distances
-from sidrec.tokenizers import noise as noise_lib
+from sidrec.tokenizers import checks
+from sidrec.tokenizers import kmeans
+from sidrec.tokenizers import noise
+from sidrec.tokenizers import tree
+from sidrec.tokenizers import walk
 
 _GAP_FLOOR = 1e-6
 _COUNT_FLOOR = 1e-8  # Below it a codeword has no recent items: keep it.
@@ -33,10 +37,7 @@ _COUNT_FLOOR = 1e-8  # Below it a codeword has no recent items: keep it.
 
 class _Settings(NamedTuple):
   """Checked settings, see `make`."""
-  num_items: int
-  dim: int
-  num_levels: int
-  codebook_size: int
+  sizes: tuple[int, ...]
   assignment: str
   forward_code: str
   tau: float
@@ -61,326 +62,309 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
 
   Args:
     config: settings:
-      dim: D, width of the item vectors.
-      num_levels, codebook_size: L and K.
+      num_levels, codebook_size: L and K, or one K a level.
       assignment: 'gumbel_st' or 'ema'.
       forward_code: whose code the forward pass uses while noise is on
         (gumbel_st): 'mixed' (noisy for over-used items, stored for others),
         'stored' or 'sampled' (the best logit for all).
       tau: temperature of the soft assignment, in units of the top-two gap.
       usage_ratio: an item explores where the share of its nearest first code
-        exceeds usage_ratio / K.
+        exceeds usage_ratio / K_1.
       usage_momentum: of the running code use and top-two gaps.
       ema_decay: of the running means (ema).
       commit_weight, book_weight: weights of the two quantization losses; the
         second has no effect with ema.
-      slack: how much fuller than even a code may get in `refresh`.
-      margin: advantage of an unchanged code in `refresh`, in gaps.
+      slack: how much fuller than even a code may get in `assign`.
+      margin: advantage of an unchanged code in `assign`, in gaps.
       ste_recall: straight-through gradient to the item vector (ema).
       cut_path: stop the gradient through p (control arm).
     spec: of the data set; only the number of items is read.
 
   Returns:
-    The tokenizer. params: 'semantic' [L, K, D] and, for gumbel_st, 'address'
-    [L, K, D]. codebook: 'sid' [V, L] int32, 'usage' [K], 'gap' [L] and, for
-    ema, 'address' [L, K, D], 'count' [L, K], 'sum' [L, K, D].
+    The tokenizer. params: 'semantic', L of [K_l, d] and, for gumbel_st,
+    'address' likewise. variables: 'usage' [K_1], 'gap' [L] and, for ema,
+    'address' and 'sum', L of [K_l, d], and 'count', L of [K_l].
 
   Raises:
-    types.InputError: a setting out of range, or V > K ** L.
+    types.InputError: a setting out of range, or fewer tuples than items.
   """
-  base.check_capacity(config, spec)
-  base.check_choice(config, 'assignment', ('gumbel_st', 'ema'))
-  base.check_choice(config, 'forward_code', ('mixed', 'stored', 'sampled'))
+  sizes = checks.check_capacity(config, spec)
+  checks.check_choice(config, 'assignment', ('gumbel_st', 'ema'))
+  checks.check_choice(
+      config, 'forward_code', ('mixed', 'stored', 'sampled'))
   for name, low, high in (
-      ('dim', 1, np.inf), ('tau', 1e-6, np.inf), ('slack', 1, np.inf),
-      ('margin', 0, np.inf), ('usage_ratio', 0, np.inf),
-      ('usage_momentum', 0, 1), ('ema_decay', 0, 1)):
-    base.check_range(config, name, low, high)
-  names = _Settings._fields[1:]
-  settings = _Settings(spec.num_items, *(config[name] for name in names))
-  bind = lambda fn: functools.partial(fn, settings)
+      ('tau', 1e-6, np.inf), ('slack', 1, np.inf), ('margin', 0, np.inf),
+      ('usage_ratio', 0, np.inf), ('usage_momentum', 0, 1),
+      ('ema_decay', 0, 1)):
+    checks.check_range(config, name, low, high)
+  s = _Settings(sizes, *(config[name] for name in _Settings._fields[1:]))
+  bind = lambda fn: functools.partial(fn, s)
   return base.Tokenizer(
-      num_levels=settings.num_levels,
-      codebook_sizes=(settings.codebook_size,) * settings.num_levels,
-      init=bind(_init), encode=bind(_encode), loss=bind(_loss),
-      update=bind(_update), prefix=_prefix, fit=bind(_fit),
-      refresh=bind(_refresh), codes=_codes)
+      sizes=sizes, init=bind(_init), latent=lambda params, x: x,
+      quantize=bind(_quantize), books=lambda params: tuple(params['semantic']),
+      decode=None, loss=bind(_loss), start=bind(_start), assign=bind(_assign),
+      read=bind(_read), update=bind(_update))
 
 
 def _init(
-    s: _Settings, key: jax.Array, sample: jax.Array
+    s: _Settings, key: jax.Array, dim: int
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Random tables at the sample's scale, codes by counting up in base K."""
-  chex.assert_shape(sample, (None, s.dim))
-  sample = jnp.asarray(sample, jnp.float32)
-  address = jnp.std(sample) * jax.random.normal(
-      key, (s.num_levels, s.codebook_size, s.dim))
-  rest, digits = jnp.arange(s.num_items, dtype=jnp.int32), []
-  for _ in range(s.num_levels):
-    digits.append(rest % s.codebook_size)
-    rest = rest // s.codebook_size
-  residual, gaps = sample, []
-  for book in address:
-    dist = distances.squared(residual, book)
-    gaps.append(jnp.mean(distances.top_two_gap(dist)))
-    residual = residual - book[jnp.argmin(dist, -1)]
-  even = jnp.full((s.num_levels, s.codebook_size), 1 / s.codebook_size)
-  return _pack(s, address, jnp.stack(digits[::-1], -1), jnp.stack(gaps), even)
+  """Random tables of unit scale; gaps and counts say nothing yet."""
+  address = tuple(
+      jax.random.normal(rng.stream(key, 'address', level), (size, dim))
+      for level, size in enumerate(s.sizes))
+  count = tuple(jnp.full((size,), 1 / size) for size in s.sizes)
+  return _pack(s, address, jnp.ones(len(s.sizes)), count)
 
 
 def _pack(
-    s: _Settings, address: types.Array, sid: types.Array, gap: types.Array,
-    count: types.Array
+    s: _Settings, address: tuple[types.Array, ...], gap: types.Array,
+    count: tuple[types.Array, ...]
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Builds (params, codebook) around tables; NumPy in, NumPy out."""
-  params = {'semantic': address.copy()}  # Two buffers: both may be donated.
-  codebook = {
-      'sid': sid,
-      'usage': np.full((s.codebook_size,), 1 / s.codebook_size, np.float32),
+  """Builds (params, variables) around tables; NumPy in, NumPy out."""
+  # Two buffers: both may be donated.
+  params = {'semantic': tuple(book.copy() for book in address)}
+  variables = {
+      'usage': np.full((s.sizes[0],), 1 / s.sizes[0], np.float32),
       'gap': gap.clip(min=_GAP_FLOOR),
   }
   if s.trained:
     params['address'] = address
   else:
-    codebook.update(
-        address=address, count=count, sum=address * count[..., None])
-  return params, codebook
+    variables.update(address=address, count=count, sum=tuple(
+        book * n[:, None] for book, n in zip(address, count)))
+  return params, variables
 
 
-def _address(s: _Settings, params: types.PyTree, codebook: types.PyTree
-             ) -> jax.Array:
-  if s.trained:
-    return params['address']
-  return jax.lax.stop_gradient(codebook['address'])
+def _address(
+    s: _Settings, params: types.PyTree, variables: types.PyTree
+) -> tuple[types.Array, ...]:
+  return (params if s.trained else variables)['address']
 
 
-def _encode(
-    s: _Settings,
-    params: types.PyTree,
-    codebook: types.PyTree,
-    x: jax.Array,
-    *,
-    key: jax.Array | None = None, item: jax.Array | None = None,
-    noise: jax.Array | float = 0., live: jax.Array | float = 1.,
-    train: bool = False, axis_name: str | None = None
-) -> types.TokenizerOutput:
-  """Quantizes, see `base.EncodeFn`; with live = 0 noise is off as well.
+def _top_two_gap(dist: jax.Array) -> jax.Array:
+  """Returns second smallest minus smallest of each row: [N, K] -> [N]."""
+  first = jnp.argmin(dist, -1)
+  others = jnp.where(
+      jnp.arange(dist.shape[-1])[None] == first[:, None], jnp.inf, dist)
+  return jnp.min(others, -1) - jnp.min(dist, -1)
 
-  Items outside the catalog (item None) get no noise. `aux` holds per-example
-  'commit', 'book' (0 for exploring items), 'near' (nearest first code), 'hot'
-  (1 = explores), 'flip' (a code differs from the stored one), 'entropy' [B, L]
-  of p in nats, 'gaps' [B, L] and 'live'.
+
+def _exploring(
+    s: _Settings, variables: types.PyTree, first: jax.Array,
+    explore: base.Explore | None
+) -> tuple[jax.Array, tuple[jax.Array, ...] | None]:
+  """Says which rows explore [N], and their noise, L of [N, K_l], or None.
+
+  `quantize`, `loss` and `read` each ask: XLA draws the noise once.
+
+  Args:
+    s: settings.
+    variables: with 'usage'.
+    first: [N, K_1] distances of the first level.
+    explore: of the call.
   """
-  del train, axis_name
-  chex.assert_shape(x, (None, s.dim))
-  x = jnp.asarray(x, jnp.float32)
-  live = jnp.asarray(live, jnp.float32)
-  sigma = jnp.asarray(noise, jnp.float32) * live
-  sg = jax.lax.stop_gradient
-  address = _address(s, params, codebook)
-  address = jnp.where(live > 0, address, sg(address))
-  near = jnp.argmin(distances.squared(x, address[0]), -1)
-  hot, gumbel = _explore(s, codebook, near, sigma, key, item)
-  residual, total, levels = x, jnp.zeros_like(x), []
-  if s.ste_recall and not s.trained:
-    total = x - sg(x)
-  for level in range(s.num_levels):
-    dist = distances.squared(residual, address[level])
-    logits = -dist / jnp.maximum(sg(codebook['gap'][level]), _GAP_FLOOR)
-    stored = (jnp.argmin(dist, -1) if item is None
-              else codebook['sid'][item, level])
-    code = stored
-    if gumbel is not None:
-      logits += gumbel[:, level]
-      code = _forward_code(s, stored, jnp.argmax(logits, -1), hot, sigma)
-    step, entropy = _read(s, params['semantic'][level], code, logits, live)
-    total = total + step
-    word = address[level][code]
-    levels.append(dict(
-        codes=code.astype(jnp.int32), quantized=total, residuals=residual,
-        logits=logits, entropy=entropy, gaps=distances.top_two_gap(dist),
-        flip=code != stored,
-        commit=jnp.mean(jnp.square(sg(word) - residual), -1),
-        book=jnp.mean(jnp.square(word - sg(residual)), -1)))
-    residual = residual - sg(word)
-  out = jax.tree.map(lambda *leaves: jnp.stack(leaves, 1), *levels)
-  cold = 1. - hot
-  aux = dict(
-      commit=cold * jnp.sum(out.pop('commit'), 1),
-      book=cold * jnp.sum(out.pop('book'), 1) * s.trained,
-      **sg(dict(
-          near=near.astype(jnp.int32), hot=hot.astype(jnp.float32),
-          flip=jnp.any(out.pop('flip'), 1).astype(jnp.float32),
-          entropy=out.pop('entropy'), gaps=out.pop('gaps'),
-          live=jnp.broadcast_to(live, near.shape))))
-  return types.TokenizerOutput(**out, aux=aux)
-
-
-def _explore(
-    s: _Settings, codebook: types.PyTree, near: jax.Array, sigma: jax.Array,
-    key: jax.Array | None, item: jax.Array | None
-) -> tuple[jax.Array, jax.Array | None]:
-  """Says which items explore [B], and their noise [B, L, K] or None."""
-  if not s.trained or key is None or item is None:
+  near = jnp.argmin(first, -1)
+  if not s.trained or explore is None:
     return jnp.zeros(near.shape, bool), None
-  share = codebook['usage'][near]
-  hot = (share > s.usage_ratio / s.codebook_size) & (sigma > 0)
-  return hot, sigma * hot[:, None, None] * noise_lib.gumbel(
-      key, item, (s.num_levels, s.codebook_size))
+  share = variables['usage'][near]
+  hot = (share > s.usage_ratio / s.sizes[0]) & (explore.sigma > 0)
+  scale = explore.sigma * hot[:, None]
+  return hot, tuple(
+      scale * gumbel
+      for gumbel in noise.gumbel(explore.key, explore.item, s.sizes))
+
+
+def _logits(
+    variables: types.PyTree, level: int, dist: jax.Array,
+    gumbel: tuple[jax.Array, ...] | None
+) -> jax.Array:
+  """Returns [N, K] in units of the gap, with noise."""
+  gap = jax.lax.stop_gradient(variables['gap'][level])
+  logits = -dist / jnp.maximum(gap, _GAP_FLOOR)
+  return logits if gumbel is None else logits + gumbel[level]
+
+
+def _quantize(
+    s: _Settings, params: types.PyTree, variables: types.PyTree,
+    z: types.Array, *, stored: types.Array | None = None,
+    explore: base.Explore | None = None, train: bool = False,
+    axis_name: str | None = None
+) -> walk.Path:
+  """Walks the address tables, see `base.QuantizeFn`."""
+  del train, axis_name
+  address = tuple(_address(s, params, variables))
+  if not s.trained:
+    address = jax.lax.stop_gradient(address)
+  z = jnp.asarray(z, jnp.float32)
+  hot, gumbel = _exploring(s, variables, walk.squared(z, address[0]), explore)
+  plain = walk.reading(stored)
+
+  def choose(level: int, dist: jax.Array) -> jax.Array:
+    own = plain(level, dist)
+    if gumbel is None or s.forward_code == 'stored':
+      return own
+    sampled = jnp.argmax(_logits(variables, level, dist, gumbel), -1)
+    where = hot if s.forward_code == 'mixed' else explore.sigma > 0
+    return jnp.where(where, sampled, own)
+
+  return walk.walk(address, z, choose)
+
+
+def _soft(
+    s: _Settings, variables: types.PyTree, level: int, path: walk.Path,
+    gumbel: tuple[jax.Array, ...] | None
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the soft assignment p [N, K] of a level and its entropy [N]."""
+  log_p = jax.nn.log_softmax(
+      _logits(variables, level, path.distances[level], gumbel) / s.tau, -1)
+  p = jnp.exp(log_p)
+  return p, -jnp.sum(jnp.where(p > 0, p * log_p, 0.), -1)
 
 
 def _read(
-    s: _Settings, semantic: jax.Array, code: jax.Array, logits: jax.Array,
-    live: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Reads [B, D] from a level's table; also the entropy [B] of p.
+    s: _Settings, params: types.PyTree, variables: types.PyTree,
+    path: walk.Path, z: types.Array, *, explore: base.Explore | None = None,
+    live: bool = True
+) -> jax.Array:
+  """Sums semantic rows [N, L, d], see `base.ReadFn`.
 
-  The value is that of the code; the gradient goes to it and, through the soft
-  assignment p, to whatever the logits depend on.
+  The value is that of the codes; the gradient goes to it and, while the codes
+  explore, through the soft assignment p to whatever the distances depend on.
   """
   sg = jax.lax.stop_gradient
-  log_p = jax.nn.log_softmax(logits / s.tau, -1)
-  soft = jnp.exp(log_p)
-  entropy = -jnp.sum(jnp.where(soft > 0, soft * log_p, 0.), -1)
-  value = semantic[code]
-  if s.trained and not s.cut_path:
-    soft = jnp.where(live > 0, soft, sg(soft))
-    value = value + (soft - sg(soft)) @ sg(semantic)
-  return value, entropy
-
-
-def _forward_code(
-    s: _Settings, stored: jax.Array, sampled: jax.Array, hot: jax.Array,
-    sigma: jax.Array
-) -> jax.Array:
-  if s.forward_code == 'stored':
-    return stored
-  if s.forward_code == 'mixed':
-    return jnp.where(hot, sampled, stored)
-  return jnp.where(sigma > 0, sampled, stored)
+  soft = s.trained and live and explore is not None and not s.cut_path
+  _, gumbel = _exploring(s, variables, path.distances[0], explore)
+  rows = []
+  for level, book in enumerate(params['semantic']):
+    row = book[path.codes[:, level]]
+    if soft:
+      p, _ = _soft(s, variables, level, path, gumbel)
+      row = row + (p - sg(p)) @ sg(book)
+    rows.append(row)
+  total = jnp.cumsum(jnp.stack(rows, 1), 1)
+  if s.ste_recall and not s.trained:
+    total = total + (z - sg(z))[:, None]
+  return total
 
 
 def _loss(
-    s: _Settings, params: types.PyTree, codebook: types.PyTree, x: jax.Array,
-    output: types.TokenizerOutput, *, item: jax.Array | None = None,
+    s: _Settings, params: types.PyTree, variables: types.PyTree,
+    x: jax.Array, path: walk.Path, *, item: jax.Array | None = None,
+    stored: jax.Array | None = None, explore: base.Explore | None = None,
     key: jax.Array | None = None, axis_name: str | None = None
 ) -> tuple[jax.Array, types.Metrics]:
-  """Commitment and codebook losses, summed over levels, mean over D."""
+  """Commitment and codebook losses, summed over levels, mean over d.
+
+  Both are 0 for exploring rows. Metrics, beside the two: 'hot' (1 = explores),
+  'flip' (a code differs from the stored one), 'near_agreement' (the first code
+  is the nearest) and, for each level, 'soft_perplexity@l' of p in codes and
+  'gap@l'.
+  """
   del params, x, item, key, axis_name
-  aux = output.aux
-  per_example = s.commit_weight * aux['commit'] + s.book_weight * aux['book']
+  hot, gumbel = _exploring(s, variables, path.distances[0], explore)
+  cold = 1. - hot
+  commit = cold * jnp.sum(losses.commitment(path.residuals, path.words), 1)
+  book = cold * jnp.sum(
+      losses.commitment(path.words, path.residuals), 1) * s.trained
+  near = jnp.argmin(path.distances[0], -1)
+  same = path.codes == (path.codes if stored is None else stored)
   metrics = {
-      'commit': aux['commit'],
-      'book': aux['book'],
-      'hot': aux['hot'],
-      'flip': aux['flip'],
-      'near_agreement':
-          (aux['near'] == output.codes[:, 0]).astype(jnp.float32),
+      'commit': commit,
+      'book': book,
+      'hot': hot,
+      'flip': ~jnp.all(same, 1),
+      'near_agreement': near == path.codes[:, 0],
   }
-  for level in range(s.num_levels):
-    metrics[f'soft_perplexity@{level + 1}'] = jnp.exp(
-        aux['entropy'][:, level])
+  for level in range(len(s.sizes)):
+    _, entropy = _soft(s, variables, level, path, gumbel)
+    metrics[f'soft_perplexity@{level + 1}'] = jnp.exp(entropy)
     metrics[f'gap@{level + 1}'] = jnp.broadcast_to(
-        codebook['gap'][level], aux['commit'].shape)
-  return per_example, jax.lax.stop_gradient(metrics)
+        variables['gap'][level], commit.shape)
+  metrics = {name: value.astype(jnp.float32)
+             for name, value in metrics.items()}
+  return (s.commit_weight * commit + s.book_weight * book,
+          jax.lax.stop_gradient(metrics))
 
 
 def _update(
-    s: _Settings, codebook: types.PyTree, output: types.TokenizerOutput, *,
+    s: _Settings, variables: types.PyTree, path: walk.Path, *,
     mask: jax.Array, axis_name: str | None
 ) -> types.PyTree:
   """Running code use, gaps and (ema) means; rows are traffic, not items.
 
   Batch counts and sums are divided by the number of rows, so that a running
-  count is a share of traffic whatever the batch size. Frozen rows (live = 0)
-  change nothing.
+  count is a share of traffic whatever the batch size.
   """
-  aux = output.aux
-  chex.assert_equal_shape((mask, aux['near']))
-  weight = mask.astype(jnp.float32) * aux['live']
+  path = jax.lax.stop_gradient(path)
+  near = jnp.argmin(path.distances[0], -1)
+  chex.assert_equal_shape((mask, near))
+  weight = mask.astype(jnp.float32)
   psum = lambda v: v if axis_name is None else jax.lax.psum(v, axis_name)
   num_rows = psum(jnp.sum(weight))
-  # A where, and not weight * value: a masked row may hold anything.
   mean = lambda v: psum(v) / jnp.maximum(num_rows, 1.)
+  # A where, and not weight * value: a masked row may hold anything.
+  masked = lambda v: jnp.where(weight[:, None] > 0, weight[:, None] * v, 0.)
 
   def decay(old, new, momentum):
-    return jnp.where(num_rows > 0, momentum * old + (1 - momentum) * new, old)
+    return jnp.where(
+        num_rows > 0, momentum * old + (1 - momentum) * mean(new), old)
 
-  usage = jax.ops.segment_sum(weight, aux['near'], s.codebook_size)
-  gaps = jnp.sum(
-      jnp.where(weight[:, None] > 0, weight[:, None] * aux['gaps'], 0.), 0)
-  codebook = dict(codebook)
-  codebook['usage'] = decay(codebook['usage'], mean(usage), s.usage_momentum)
-  codebook['gap'] = jnp.maximum(
-      decay(codebook['gap'], mean(gaps), s.usage_momentum), _GAP_FLOOR)
+  gaps = masked(jnp.stack([_top_two_gap(d) for d in path.distances], 1))
+  variables = dict(
+      variables,
+      usage=decay(
+          variables['usage'],
+          jax.ops.segment_sum(weight, near, s.sizes[0]), s.usage_momentum),
+      gap=jnp.maximum(decay(
+          variables['gap'], jnp.sum(gaps, 0), s.usage_momentum), _GAP_FLOOR))
   if s.trained:
-    return codebook
-  rows = jnp.where(
-      weight[:, None, None] > 0, weight[:, None, None] * output.residuals, 0.)
-  level_sum = jax.vmap(
-      lambda v, code: jax.ops.segment_sum(v, code, s.codebook_size),
-      in_axes=(1, 1))
-  count = level_sum(
-      jnp.broadcast_to(weight[:, None], output.codes.shape), output.codes)
-  total = level_sum(rows, output.codes)
-  count = decay(codebook['count'], mean(count), s.ema_decay)
-  total = decay(codebook['sum'], mean(total), s.ema_decay)
-  enough = (count > _COUNT_FLOOR)[..., None]
-  address = total / jnp.maximum(count, _COUNT_FLOOR)[..., None]
-  codebook.update(
-      count=count, sum=total,
-      address=jnp.where(enough, address, codebook['address']))
-  return codebook
+    return variables
+  levels = []
+  for level, size in enumerate(s.sizes):
+    code = path.codes[:, level]
+    count = decay(variables['count'][level],
+                  jax.ops.segment_sum(weight, code, size), s.ema_decay)
+    total = decay(variables['sum'][level], jax.ops.segment_sum(
+        masked(path.residuals[:, level]), code, size), s.ema_decay)
+    mean_word = total / jnp.maximum(count, _COUNT_FLOOR)[:, None]
+    levels.append((count, total, jnp.where(
+        (count > _COUNT_FLOOR)[:, None], mean_word,
+        variables['address'][level])))
+  return dict(variables, **dict(zip(
+      ('count', 'sum', 'address'), zip(*levels))))
 
 
-def _prefix(params: types.PyTree, codes: jax.Array) -> jax.Array:
-  """Sums the semantic embeddings of a prefix: [..., l] -> [..., D]."""
-  return sum(params['semantic'][level][codes[..., level]]
-             for level in range(codes.shape[-1]))
-
-
-def _codes(codebook: types.PyTree) -> jax.Array:
-  """Returns the stored codes [V, L] int32."""
-  return codebook['sid']
-
-
-def _fit(
-    s: _Settings, seed: int, params: types.PyTree, codebook: types.PyTree,
-    vectors: types.Array, *, features: types.FeatureTable | None = None,
-    collaborative: types.Array | None = None
-) -> tuple[types.PyTree, types.PyTree]:
+def _start(
+    s: _Settings, seed: int, params: types.PyTree, variables: types.PyTree,
+    items: base.Items
+) -> tuple[types.PyTree, types.PyTree, np.ndarray]:
   """Starts with a balanced k-means tree; both tables get its codewords."""
-  del params, codebook, features, collaborative
-  tree = balance.tree(
-      base.host_vectors(vectors, s.num_items, s.dim), s.num_levels,
-      s.codebook_size,
-      lambda level, residual: balance.balanced_kmeans(
-          seed + level, residual, s.codebook_size)[1])
-  count = np.stack([
-      np.bincount(codes, minlength=s.codebook_size) for codes in tree.codes.T])
-  return _pack(s, tree.books, tree.codes, tree.gaps,
-               (count / s.num_items).astype(np.float32))
+  del params, variables
+  grown = tree.grow(
+      checks.latents(items), s.sizes,
+      lambda level, rest: kmeans.lloyd(
+          seed + level, rest, s.sizes[level], kmeans.Even(), start_rows=0)[1])
+  count = tuple(
+      (np.bincount(codes, minlength=size) / len(codes)).astype(np.float32)
+      for codes, size in zip(grown.codes.T, s.sizes))
+  return *_pack(s, grown.books, grown.gaps, count), grown.codes
 
 
-def _refresh(
-    s: _Settings, params: types.PyTree, codebook: types.PyTree,
-    vectors: types.Array
-) -> tuple[types.PyTree, dict[str, float]]:
+def _assign(
+    s: _Settings, params: types.PyTree, variables: types.PyTree,
+    items: base.Items, old: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, float]]:
   """Re-assigns all items, with a bonus for codes that do not change."""
-  vectors = base.host_vectors(vectors, s.num_items, s.dim)
-  address = np.asarray(_address(s, params, codebook))
-  old = np.asarray(codebook['sid'])
-  tree = balance.tree(
-      vectors, s.num_levels, s.codebook_size, lambda level, _: address[level],
-      slack=s.slack, old=old, bonus=s.margin * np.asarray(codebook['gap']))
-  nearest, residual = [], vectors
-  for book in address:
-    nearest.append(np.argmin(balance.squared_distances(residual, book), 1))
-    residual = residual - book[nearest[-1]]
-  agree = np.stack(nearest, 1) == tree.codes
-  codebook = dict(jax.tree.map(np.asarray, codebook), sid=tree.codes)
-  return codebook, {
-      **base.churn(tree.codes, old),
+  address = [np.asarray(book) for book in _address(s, params, variables)]
+  z = checks.latents(items, address[0].shape[1])
+  grown = tree.grow(
+      z, s.sizes, lambda level, _: address[level], slack=s.slack, old=old,
+      bonus=s.margin * np.asarray(variables['gap']))
+  nearest, _, _ = walk.descend(walk.to_nearest(address), z, len(address))
+  agree = nearest == grown.codes
+  return grown.codes, {
+      **base.churn(grown.codes, old),
       'tokenizer/nearest_agreement': float(np.mean(agree.all(1))),
       'tokenizer/nearest_agreement@1': float(np.mean(agree[:, 0])),
   }

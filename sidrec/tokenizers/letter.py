@@ -10,13 +10,13 @@ e_+ is another codeword, drawn from the cluster of q_i; clusters of codewords
 are found again between epochs, of bounded size. zhat is straight through, so
 L_cf moves the encoder and no codeword. The weights are those of the authors'
 code, which takes means where the paper has sums. Other than there, to save
-time: the clusters are found again every `tokenizer_train.tend_epochs` epochs
-(there every one), the k-means start is one (there the best of ten), and the
-learning rate falls and gradients are clipped as everywhere here.
+time: the clusters are found again every so many epochs (there every one), the
+k-means start is one (there the best of ten), and the learning rate falls and
+gradients are clipped as everywhere here.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,12 @@ import numpy as np
 
 from sidrec import types
 from sidrec.tokenizers import base
-from sidrec.tokenizers import contrast
+from sidrec.tokenizers import checks
+from sidrec.tokenizers import cost
 from sidrec.tokenizers import kmeans
 from sidrec.tokenizers import noise
 from sidrec.tokenizers import residual
-from sidrec.tokenizers import residual_catalog
+from sidrec.tokenizers import walk
 
 _MAX_LOW = 50  # Of the smallest cluster of items in the k-means start.
 _MAX_WORDS = 10  # Of the smallest cluster of codewords.
@@ -53,21 +54,22 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     spec: of the data set; only the number of items is read.
 
   Returns:
-    The tokenizer. params as `residual.init`; codebook: 'codes' [V, L],
-    'collaborative' [V, d] and 'cluster' [L, K] int32.
+    The tokenizer. params as `residual.init`; variables: 'collaborative' [V, d]
+    and 'cluster', L of [K_l] int32.
 
   Raises:
     types.InputError: as `residual.settings`; a setting out of range.
   """
   s = residual.settings(config, spec)
-  base.check_range(config, 'alignment_weight', 0)
-  base.check_range(config, 'diversity_weight', 0)
-  base.check_range(config, 'num_clusters', 1, s.codebook_size // 2)
+  checks.check_range(config, 'alignment_weight', 0)
+  checks.check_range(config, 'diversity_weight', 0)
+  checks.check_range(config, 'num_clusters', 1, min(s.sizes) // 2)
   w = _Weights(config.alignment_weight, config.diversity_weight,
                config.num_clusters)
-  return residual_catalog.assemble(
-      s, functools.partial(_loss, s, w), init=functools.partial(_init, s, w),
-      fit=functools.partial(_fit, s, w), tend=functools.partial(_tend, s, w))
+  bind = lambda fn: functools.partial(fn, s, w)
+  return residual.assemble(
+      s, bind(_loss), init=bind(_init), start=bind(_start),
+      between=bind(_between))
 
 
 def item_bounds(num_items: int, num_codes: int) -> tuple[int, int]:
@@ -91,29 +93,27 @@ def word_bounds(num_codes: int, num_clusters: int) -> tuple[int, int]:
 
 
 def _init(
-    s: residual.Settings, w: _Weights, key: jax.Array, sample: jax.Array
+    s: residual.Settings, w: _Weights, key: jax.Array, dim: int
 ) -> tuple[types.PyTree, types.PyTree]:
-  """As `residual.init`, with placeholders until `_fit`."""
-  params, codebook = residual.init(s, key, sample)
-  cluster = jnp.arange(s.codebook_size, dtype=jnp.int32) % w.num_clusters
+  """As `residual.init`; variables hold nothing of use until `_start`."""
+  params, _ = residual.init(s, key, dim)
   return params, dict(
-      codebook,
       collaborative=jnp.zeros((s.num_items, s.latent_dim), jnp.float32),
-      cluster=jnp.tile(cluster[None], (s.num_levels, 1)))
+      cluster=tuple(jnp.arange(size, dtype=jnp.int32) % w.num_clusters
+                    for size in s.sizes))
 
 
 def _diversity(
-    params: types.PyTree, codebook: types.PyTree, codes: jax.Array,
-    gumbel: jax.Array
+    books: Sequence[jax.Array], clusters: Sequence[jax.Array],
+    codes: jax.Array, gumbel: Sequence[jax.Array]
 ) -> jax.Array:
-  """Returns L_div [B, L]; 0 where a codeword is alone in its cluster."""
+  """Returns L_div [N, L]; 0 where a codeword is alone in its cluster."""
   per_level = []
-  for level in range(codes.shape[1]):
-    book, code = params['books'][level], codes[:, level]
-    cluster = codebook['cluster'][level]
+  for level, (book, cluster) in enumerate(zip(books, clusters)):
+    code = codes[:, level]
     own = jax.nn.one_hot(code, len(book), dtype=bool)
     same = (cluster[code][:, None] == cluster[None]) & ~own
-    other = jnp.argmax(jnp.where(same, gumbel[:, level], -jnp.inf), -1)
+    other = jnp.argmax(jnp.where(same, gumbel[level], -jnp.inf), -1)
     logits = jnp.matmul(
         book[code], book.T, precision=jax.lax.Precision.HIGHEST)
     log_all = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), -1)
@@ -124,20 +124,24 @@ def _diversity(
 
 def _loss(
     s: residual.Settings, w: _Weights, params: types.PyTree,
-    codebook: types.PyTree, x: jax.Array, output: types.TokenizerOutput, *,
-    item: jax.Array | None = None, key: jax.Array | None = None,
+    variables: types.PyTree, x: jax.Array, path: walk.Path, *,
+    item: jax.Array | None = None, stored: jax.Array | None = None,
+    explore: base.Explore | None = None, key: jax.Array | None = None,
     axis_name: str | None = None
 ) -> tuple[jax.Array, types.Metrics]:
   """All four terms; reads the items' collaborative vectors, draws e_+."""
+  del stored, explore
   if item is None or key is None:
     raise ValueError('LETTER\'s loss needs item ids and a key.')
-  reconstruction = residual.reconstruction_loss(s, params, x, output)
-  quantization, metrics = residual.quantization_loss(s, params, output)
-  alignment = contrast.in_batch(
-      output.quantized[:, -1], codebook['collaborative'][item], tau=1.,
-      item=item, axis_name=axis_name)
-  diversity = _diversity(params, codebook, output.codes, noise.gumbel(
-      key, item, (s.num_levels, s.codebook_size)))
+  reconstruction = residual.reconstruction_loss(s, params, x, path)
+  quantization, metrics = residual.quantization_loss(s, path)
+  zhat = walk.straight_through(path, path.residuals[:, 0])[:, -1]
+  alignment = cost.contrast(
+      zhat, variables['collaborative'][item], tau=1., item=item,
+      axis_name=axis_name)
+  diversity = _diversity(
+      params['books'], variables['cluster'], path.codes,
+      noise.gumbel(key, item, s.sizes))
   over_levels = jnp.mean if s.reduction == 'mean' else jnp.sum
   diversity = over_levels(diversity, 1)
   metrics |= jax.lax.stop_gradient(dict(
@@ -147,57 +151,61 @@ def _loss(
           + w.diversity * diversity), metrics
 
 
-def _fit(
+def _start(
     s: residual.Settings, w: _Weights, seed: int, params: types.PyTree,
-    codebook: types.PyTree, vectors: types.Array, *,
-    features: types.FeatureTable | None = None,
-    collaborative: types.Array | None = None
-) -> tuple[types.PyTree, types.PyTree]:
+    variables: types.PyTree, items: base.Items
+) -> tuple[types.PyTree, types.PyTree, None]:
   """Bounded k-means on the latents; keeps the collaborative vectors."""
-  if collaborative is None:
+  if items.collaborative is None:
     raise types.InputError(
         'tokenizer.name: letter needs collaborative item vectors; train them '
         'first, or choose rqvae.')
-  collaborative = base.host_vectors(collaborative, s.num_items)
+  collaborative = checks.rows(items.collaborative, items)
   if collaborative.shape[1] != s.latent_dim:
     raise types.InputError(
         f'tokenizer.latent_dim: {s.latent_dim}, but the collaborative vectors '
         f'have width {collaborative.shape[1]}; make them equal.')
 
-  def book_fn(level: int, left: np.ndarray) -> np.ndarray:
-    bounds = item_bounds(len(left), s.codebook_size)
-    return kmeans.constrained(
-        seed + level, left, s.codebook_size, *bounds,
-        num_steps=s.kmeans_steps)[1]
+  def level_fn(level: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = item_bounds(len(rest), s.sizes[level])
+    _, book = kmeans.lloyd(
+        seed + level, rest, s.sizes[level],
+        functools.partial(kmeans.bounded, low=low, high=high),
+        num_steps=s.kmeans_steps)
+    return kmeans.nearest(rest, book)[0], book  # As items are quantized.
 
-  params, codebook = residual_catalog.fit(
-      s, seed, params, codebook, vectors, features=features, book_fn=book_fn)
+  params, variables, _ = residual.start(
+      s, seed, params, variables, items, level_fn)
   return params, dict(
-      codebook, collaborative=collaborative,
-      cluster=_clusters(s, w, seed, params['books']))
+      variables, collaborative=collaborative,
+      cluster=_clusters(w, seed, params['books'])), None
 
 
 def _clusters(
-    s: residual.Settings, w: _Weights, seed: int, books: np.ndarray
-) -> np.ndarray:
-  """Clusters the codewords of each level: [L, K, d] -> [L, K] int32."""
-  bounds = word_bounds(s.codebook_size, w.num_clusters)
-  return np.stack([
-      kmeans.constrained(seed + level, np.asarray(book), w.num_clusters,
-                         *bounds, num_starts=10)[0]
-      for level, book in enumerate(books)]).astype(np.int32)
+    w: _Weights, seed: int, books: Sequence[types.Array]
+) -> tuple[np.ndarray, ...]:
+  """Clusters the codewords of each level: L of [K_l, d] -> L of [K_l] int32."""
+  found = []
+  for level, book in enumerate(books):
+    low, high = word_bounds(len(book), w.num_clusters)
+    labels, _ = kmeans.lloyd(
+        seed + level, np.asarray(book), w.num_clusters,
+        functools.partial(kmeans.bounded, low=low, high=high), num_steps=10,
+        num_starts=10)
+    found.append(labels.astype(np.int32))
+  return tuple(found)
 
 
-def _tend(
-    s: residual.Settings, w: _Weights, seed: int, epoch: int,
-    params: types.PyTree, codebook: types.PyTree, vectors: types.Array
+def _between(
+    s: residual.Settings, w: _Weights, seed: int, count: int,
+    params: types.PyTree, variables: types.PyTree, items: base.Items
 ) -> tuple[types.PyTree, types.PyTree, dict[str, float]]:
   """Finds the clusters of codewords again, after any revival."""
   found = {}
   if s.revive:
-    params, codebook, found = residual_catalog.revive(
-        s, seed, epoch, params, codebook, vectors)
-  cluster = _clusters(s, w, seed + epoch, params['books'])
+    params, variables, found = residual.revive(
+        seed, count, params, variables, items)
+  cluster = _clusters(w, seed + count, params['books'])
   found['tokenizer/largest_cluster'] = float(max(
       np.bincount(row).max() for row in cluster))
-  return params, dict(codebook, cluster=cluster), found
+  return params, dict(variables, cluster=cluster), found

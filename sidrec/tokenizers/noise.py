@@ -1,7 +1,10 @@
 """Exploration noise keyed by item, so that all replicas draw the same."""
 
+from typing import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _scramble(x: jax.Array) -> jax.Array:
@@ -12,25 +15,26 @@ def _scramble(x: jax.Array) -> jax.Array:
 
 
 def gumbel(
-    key: jax.Array, item: jax.Array, shape: tuple[int, int]
-) -> jax.Array:
+    key: jax.Array, item: jax.Array, sizes: Sequence[int]
+) -> tuple[jax.Array, ...]:
   """Draws Gumbel noise that depends on the key and the item id only.
 
   Args:
     key: PRNG key (consumed).
-    item: [B] int32 item ids.
-    shape: (L, K).
+    item: [N] int32 item ids.
+    sizes: (K_1, ..., K_L).
 
   Returns:
-    [B, L, K] float32, finite; equal rows for equal items.
+    L of [N, K_l] float32, finite; equal rows for equal items.
   """
   # A hash of (key, item, position): a key of its own for each row costs more
   # than the rest of the quantizer on a CPU.
   words = jax.random.bits(key, (2,), jnp.uint32)
   row = _scramble(item.astype(jnp.uint32) ^ words[0])
-  place = jnp.arange(shape[0] * shape[1], dtype=jnp.uint32)
+  place = jnp.arange(sum(sizes), dtype=jnp.uint32)
   place = _scramble(place * jnp.uint32(0x9e3779b9) ^ words[1])
   bits = _scramble(_scramble(row[:, None] ^ place[None]) + row[:, None])
   # 23 bits and a half: neither 0 nor 1 once rounded to float32.
   uniform = ((bits >> 9).astype(jnp.float32) + .5) * 2.**-23
-  return -jnp.log(-jnp.log(uniform)).reshape(-1, *shape)
+  return tuple(jnp.split(
+      -jnp.log(-jnp.log(uniform)), np.cumsum(sizes)[:-1], axis=1))

@@ -13,11 +13,11 @@ import numpy as np
 
 from sidrec import types
 from sidrec.tokenizers import base
+from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
-from sidrec.tokenizers import lookup
 
 
-def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
+def make(config: Any, spec: types.DataSpec) -> base.Table:
   """Makes a product quantizer.
 
   Args:
@@ -25,18 +25,16 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     spec: of the data set; only the number of items is read.
 
   Returns:
-    The tokenizer, see `lookup.assemble`.
+    The table.
 
   Raises:
-    types.InputError: a size out of range, or V > K ** L.
+    types.InputError: a size out of range, or fewer tuples than items; in
+      `fit`, fewer dimensions than levels.
   """
-  base.check_capacity(config, spec)
-  base.check_range(config, 'kmeans_steps', 1)
-  return lookup.assemble(
-      spec.num_items, (config.codebook_size,) * config.num_levels,
-      functools.partial(
-          _fit, spec.num_items, config.num_levels, config.codebook_size,
-          config.kmeans_steps))
+  sizes = checks.check_capacity(config, spec)
+  checks.check_range(config, 'kmeans_steps', 1)
+  return base.Table(
+      sizes, functools.partial(_fit, sizes, config.kmeans_steps))
 
 
 def parts(vectors: np.ndarray, num_levels: int) -> list[np.ndarray]:
@@ -70,15 +68,11 @@ def parts(vectors: np.ndarray, num_levels: int) -> list[np.ndarray]:
 
 
 def _fit(
-    num_items: int, num_levels: int, num_codes: int, num_steps: int, seed: int,
-    params: types.PyTree, codebook: types.PyTree, vectors: types.Array, *,
-    features: types.FeatureTable | None = None,
-    collaborative: types.Array | None = None
-) -> tuple[types.PyTree, types.PyTree]:
+    sizes: tuple[int, ...], num_steps: int, seed: int, items: base.Items
+) -> np.ndarray:
   """Clusters each part by itself."""
-  del codebook, features, collaborative
-  x = base.host_vectors(vectors, num_items)
+  pieces = parts(checks.rows(items.vectors, items), len(sizes))
   codes = [
-      kmeans.lloyd(seed + level, part, num_codes, num_steps=num_steps)[0]
-      for level, part in enumerate(parts(x, num_levels))]
-  return params, {'codes': np.stack(codes, 1).astype(np.int32)}
+      kmeans.lloyd(seed + level, piece, size, num_steps=num_steps)[0]
+      for level, (piece, size) in enumerate(zip(pieces, sizes))]
+  return np.stack(codes, 1).astype(np.int32)

@@ -4,44 +4,39 @@ SoundStream's residual quantizer (arXiv 2107.03312) as TIGER (arXiv 2305.05065)
 brought it to items, and as LC-Rec and LETTER train it: an MLP encoder and
 decoder, one codebook a level, learned by gradient, started by k-means.
 
-    r_1 = z = E(x);  c_l = argmin_k |r_l - e_lk|^2;  q_l = e_l[c_l]
-    zhat = sum_l q_l;  xhat = D(z + sg(zhat - z))
-
-How gradients pass a level (`next_residual`) decides who learns:
-  code_family: r - (r + sg(q - r)), as published code has it: the residual of
-    levels 2 and up is a constant, so their commitment moves nothing.
-  paper: r - q: commitment of a level moves the encoder and earlier codewords.
-  sg: r - sg(q): commitment moves the encoder alone, on every level.
-The codewords of a level learn from its codebook loss in all three.
+    z = E(x);  q_1, ..., q_L = walk(z);  zhat = sum_l q_l
+    xhat = D(z + sg(zhat - z))
 
 Reductions: 'mean' over dimensions and levels (LC-Rec, LETTER), or 'sum' (RQ-VAE
 ports in the manner of VQ-VAE). Weights do not transfer from one to the other.
 """
 
+import functools
 from typing import Any, NamedTuple, Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sidrec import losses
+from sidrec import metrics as metrics_lib
 from sidrec import rng
 from sidrec import types
 from sidrec.tokenizers import base
-from sidrec.tokenizers import distances
-from sidrec.tokenizers import sinkhorn
+from sidrec.tokenizers import checks
+from sidrec.tokenizers import kmeans
+from sidrec.tokenizers import transport
+from sidrec.tokenizers import walk
 
-MODES = ('code_family', 'paper', 'sg')
 REDUCTIONS = ('mean', 'sum')
 
 
 class Settings(NamedTuple):
   """Checked settings that all trained variants share, see `settings`."""
   num_items: int
+  sizes: tuple[int, ...]
   hidden: tuple[int, ...]
   latent_dim: int
-  num_levels: int
-  codebook_size: int
   commitment: float
   next_residual: str
   reduction: str
@@ -56,9 +51,9 @@ def settings(config: Any, spec: types.DataSpec) -> Settings:
   """Reads and checks the settings of a trained residual quantizer.
 
   Args:
-    config: with num_levels (L), codebook_size (K), hidden (widths between D
-      and the latent width; the decoder mirrors them), latent_dim (d),
-      commitment (beta), next_residual (one of `MODES`), reduction (one of
+    config: with num_levels and codebook_size (see `base.sizes`), hidden (widths
+      between D and the latent width; the decoder mirrors them), latent_dim (d),
+      commitment (beta), next_residual (one of `walk.LEFT`), reduction (one of
       `REDUCTIONS`), sinkhorn_epsilon (0 = nearest codes on the last level as
       well; .003 in published code), sinkhorn_steps, start_rows (items that the
       k-means start looks at; 0 = all), kmeans_steps and revive (whether
@@ -66,25 +61,25 @@ def settings(config: Any, spec: types.DataSpec) -> Settings:
     spec: of the data set; only the number of items is read.
 
   Raises:
-    types.InputError: a setting out of range, or V > K ** L.
+    types.InputError: a setting out of range, or fewer tuples than items.
   """
-  base.check_capacity(config, spec)
-  base.check_choice(config, 'next_residual', MODES)
-  base.check_choice(config, 'reduction', REDUCTIONS)
+  sizes = checks.check_capacity(config, spec)
+  checks.check_choice(config, 'next_residual', tuple(walk.LEFT))
+  checks.check_choice(config, 'reduction', REDUCTIONS)
   for name, low in (('latent_dim', 1), ('commitment', 0),
                     ('sinkhorn_epsilon', 0), ('sinkhorn_steps', 1),
                     ('start_rows', 0), ('kmeans_steps', 1)):
-    base.check_range(config, name, low)
+    checks.check_range(config, name, low)
   if any(width < 1 for width in config.hidden):
     raise types.InputError(
         f'tokenizer.hidden: {tuple(config.hidden)} has a width below 1.')
-  if 0 < config.start_rows < config.codebook_size:
+  if 0 < config.start_rows < max(sizes):
     raise types.InputError(
         f'tokenizer.start_rows: {config.start_rows} items cannot start '
-        f'{config.codebook_size} codewords; raise it, or 0 for all items.')
+        f'{max(sizes)} codewords; raise it, or 0 for all items.')
   return Settings(
-      num_items=spec.num_items, hidden=tuple(config.hidden),
-      **{name: config[name] for name in Settings._fields[2:]})
+      num_items=spec.num_items, sizes=sizes, hidden=tuple(config.hidden),
+      **{name: config[name] for name in Settings._fields[3:]})
 
 
 def init_mlp(key: jax.Array, widths: Sequence[int]) -> types.PyTree:
@@ -105,125 +100,94 @@ def init_mlp(key: jax.Array, widths: Sequence[int]) -> types.PyTree:
       for i, shape in enumerate(zip(widths[:-1], widths[1:]))}
 
 
-def mlp(params: types.PyTree, x: types.Array) -> types.Array:
-  """Applies layers with ReLU between them: [B, in] -> [B, out].
-
-  Stays in NumPy where all arrays are NumPy's.
-  """
+def mlp(params: types.PyTree, x: types.Array) -> jax.Array:
+  """Applies layers with ReLU between them: [N, in] -> [N, out]."""
+  x = jnp.asarray(x, jnp.float32)
   for i in range(len(params)):
     layer = params[f'layer_{i}']
     x = x @ layer['kernel'] + layer['bias'][None]
     if i + 1 < len(params):
-      x = x.clip(min=0)
+      x = jax.nn.relu(x)
   return x
 
 
 def init(
-    s: Settings, key: jax.Array, sample: jax.Array
+    s: Settings, key: jax.Array, dim: int
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Random layers and codewords, placeholder codes, see `base.InitFn`.
-
-  params: 'encoder' and 'decoder' (see `init_mlp`), 'books' [L, K, d].
-  codebook: 'codes' [V, L] int32.
-  """
-  chex.assert_rank(sample, 2)
-  widths = (sample.shape[1], *s.hidden, s.latent_dim)
-  encoder = init_mlp(rng.stream(key, 'encoder'), widths)
-  latent = mlp(encoder, jnp.asarray(sample, jnp.float32))
-  params = {
-      'encoder': encoder,
-      'decoder': init_mlp(rng.stream(key, 'decoder'), widths[::-1]),
-      'books': jnp.std(latent) * jax.random.normal(
-          rng.stream(key, 'books'),
-          (s.num_levels, s.codebook_size, s.latent_dim)),
-  }
-  return params, {'codes': jnp.asarray(
-      base.counting_codes(s.num_items, s.num_levels, s.codebook_size))}
-
-
-def next_residual(
-    mode: str, residual: jax.Array, word: jax.Array) -> jax.Array:
-  """Subtracts a codeword, [B, d] both; gradients as the mode says."""
-  sg = jax.lax.stop_gradient
-  if mode == 'code_family':
-    return residual - (residual + sg(word - residual))
-  return residual - (word if mode == 'paper' else sg(word))
-
-
-def quantize(
-    s: Settings, books: jax.Array, latent: jax.Array,
-    codes: jax.Array | None = None, *, balanced: bool = False,
-    axis_name: str | None = None
-) -> types.TokenizerOutput:
-  """Quantizes latents level by level.
+  """Draws layers and codewords, which know nothing of the items yet.
 
   Args:
     s: settings.
-    books: [L, K, d].
-    latent: [B, d] encoder output z.
-    codes: [B, L] int32 to read instead of choosing; None = choose.
-    balanced: whether chosen codes of the last level go by Sinkhorn over the
-      batch (`sinkhorn.assign`); nearest otherwise.
-    axis_name: data-parallel axis that the batch spans.
+    key: PRNG key (consumed).
+    dim: D.
 
   Returns:
-    `quantized` are prefix sums of codewords, straight through: their gradient
-    is the latent's, and none reaches the codewords. `logits` are negative
-    squared distances. aux: 'latent'.
+    (params: 'encoder' and 'decoder' (see `init_mlp`), 'books' L of [K_l, d];
+    variables: {}).
   """
-  sg = jax.lax.stop_gradient
-  residual, total, levels = latent, jnp.zeros_like(latent), []
-  for level in range(s.num_levels):
-    dist = distances.squared(residual, books[level])
-    if codes is not None:
-      code = codes[:, level]
-    elif balanced and level + 1 == s.num_levels:
-      code = sinkhorn.assign(
-          dist, epsilon=s.sinkhorn_epsilon, num_steps=s.sinkhorn_steps,
+  widths = (dim, *s.hidden, s.latent_dim)
+  return {
+      'encoder': init_mlp(rng.stream(key, 'encoder'), widths),
+      'decoder': init_mlp(rng.stream(key, 'decoder'), widths[::-1]),
+      'books': tuple(
+          jax.random.normal(
+              rng.stream(key, 'books', level), (size, s.latent_dim))
+          for level, size in enumerate(s.sizes)),
+  }, {}
+
+
+def latent(params: types.PyTree, x: types.Array) -> jax.Array:
+  """Encodes item vectors: [N, D] -> [N, d]."""
+  return mlp(params['encoder'], x)
+
+
+def decode(params: types.PyTree, zhat: types.Array) -> jax.Array:
+  """Decodes latents: [N, d] -> [N, D]."""
+  return mlp(params['decoder'], zhat)
+
+
+def books(params: types.PyTree) -> tuple[types.Array, ...]:
+  """Returns the codewords, L of [K_l, d]."""
+  return tuple(params['books'])
+
+
+def quantize(
+    s: Settings, params: types.PyTree, variables: types.PyTree,
+    z: types.Array, *, stored: types.Array | None = None,
+    explore: base.Explore | None = None, train: bool = False,
+    axis_name: str | None = None
+) -> walk.Path:
+  """Quantizes latents, see `base.QuantizeFn`.
+
+  In training, codes of the last level that are not read go by Sinkhorn over
+  the batch where `s.sinkhorn_epsilon` is not 0.
+  """
+  del variables, explore
+  choose = walk.reading(stored)
+  if train and stored is None and s.sinkhorn_epsilon > 0:
+    def choose(level: int, distances: jax.Array) -> jax.Array:
+      if level + 1 < len(s.sizes):
+        return walk.nearest(level, distances)
+      return transport.spread(
+          distances, epsilon=s.sinkhorn_epsilon, num_steps=s.sinkhorn_steps,
           axis_name=axis_name)
-    else:
-      code = jnp.argmin(dist, -1).astype(jnp.int32)
-    word = books[level][code]
-    total = total + sg(word)
-    levels.append((code, total + (latent - sg(latent)), residual, -dist))
-    residual = next_residual(s.next_residual, residual, word)
-  code, quantized, residuals, logits = (
-      jnp.stack(leaf, 1) for leaf in zip(*levels))
-  return types.TokenizerOutput(
-      codes=code, quantized=quantized, residuals=residuals, logits=logits,
-      aux={'latent': latent})
+
+  return walk.walk(params['books'], z, choose, walk.LEFT[s.next_residual])
 
 
-def encode(
-    s: Settings, params: types.PyTree, codebook: types.PyTree, x: jax.Array,
-    *, key: jax.Array | None = None, item: jax.Array | None = None,
-    noise: jax.Array | float = 0., live: jax.Array | float = 1.,
-    train: bool = False, axis_name: str | None = None
-) -> types.TokenizerOutput:
-  """Encodes and quantizes, see `base.EncodeFn` and `quantize`.
-
-  Codes are the stored ones where `item` is given, outside of training; chosen
-  ones else. There is no noise to draw.
-  """
-  del key, noise, live
-  chex.assert_rank(x, 2)
-  latent = mlp(params['encoder'], jnp.asarray(x, jnp.float32))
-  stored = None if train or item is None else codebook['codes'][item]
-  return quantize(
-      s, params['books'], latent, stored, axis_name=axis_name,
-      balanced=train and s.sinkhorn_epsilon > 0)
+def read(
+    params: types.PyTree, variables: types.PyTree, path: walk.Path,
+    z: types.Array, *, explore: base.Explore | None = None, live: bool = True
+) -> jax.Array:
+  """Sums codewords straight through, see `base.ReadFn`."""
+  del params, variables, explore, live
+  return walk.straight_through(path, z)
 
 
-def decode(params: types.PyTree, output: types.TokenizerOutput) -> jax.Array:
-  """Decodes the whole sum of codewords: [B, D], straight through."""
-  return mlp(params['decoder'], output.quantized[:, -1])
-
-
-def words(params: types.PyTree, codes: jax.Array) -> jax.Array:
-  """Gathers codewords, with gradient to the books: [B, l] -> [B, l, d]."""
-  return jnp.stack([
-      params['books'][level][codes[:, level]]
-      for level in range(codes.shape[1])], 1)
+def decoded(params: types.PyTree, path: walk.Path) -> jax.Array:
+  """Decodes the whole sum of codewords: [N, D], straight through."""
+  return decode(
+      params, walk.straight_through(path, path.residuals[:, 0])[:, -1])
 
 
 def _over(reduction: str, value: jax.Array, axes: tuple[int, ...]
@@ -232,44 +196,144 @@ def _over(reduction: str, value: jax.Array, axes: tuple[int, ...]
 
 
 def reconstruction_loss(
-    s: Settings, params: types.PyTree, x: jax.Array,
-    output: types.TokenizerOutput
+    s: Settings, params: types.PyTree, x: types.Array, path: walk.Path
 ) -> jax.Array:
-  """Returns squared errors [B] of xhat, reduced over D by `s.reduction`."""
-  return _over(s.reduction, jnp.square(decode(params, output) - x), (1,))
+  """Returns squared errors [N] of xhat, reduced over D by `s.reduction`."""
+  return _over(s.reduction, jnp.square(decoded(params, path) - x), (1,))
 
 
 def quantization_loss(
-    s: Settings, params: types.PyTree, output: types.TokenizerOutput
-) -> tuple[jax.Array, types.Metrics]:
+    s: Settings, path: walk.Path) -> tuple[jax.Array, types.Metrics]:
   """Computes codebook and commitment loss of all levels.
 
   Args:
     s: settings.
-    params: with 'books'.
-    output: of `quantize`.
+    path: of `quantize`.
 
   Returns:
-    ([B] red_l (|sg(r_l) - q_l|^2 + beta |r_l - sg(q_l)|^2), reduced over
-    dimensions and levels by `s.reduction`; metrics [B] each: 'commitment' (the
+    ([N] red_l (|sg(r_l) - q_l|^2 + beta |r_l - sg(q_l)|^2), reduced over
+    dimensions and levels by `s.reduction`; metrics [N] each: 'commitment' (the
     plain mean of |r_l - q_l|^2) and, for each level, 'residual@l' (the length
     of what is left after it)).
   """
   sg = jax.lax.stop_gradient
-  word = words(params, output.codes)
-  residual = output.residuals
-  book = jnp.square(sg(residual) - word)
-  commit = jnp.square(residual - sg(word))
+  book = jnp.square(sg(path.residuals) - path.words)
+  commit = jnp.square(path.residuals - sg(path.words))
   per_example = _over(s.reduction, book + s.commitment * commit, (1, 2))
-  left = jnp.linalg.norm(sg(residual - word), axis=-1)
-  metrics = {'commitment': losses.commitment(
-      sg(residual).reshape(len(word), -1), word.reshape(len(word), -1))}
-  for level in range(s.num_levels):
+  metrics = {'commitment': jnp.mean(
+      losses.commitment(path.residuals, path.words), 1)}
+  left = jnp.linalg.norm(sg(path.residuals - path.words), axis=-1)
+  for level in range(len(s.sizes)):
     metrics[f'residual@{level + 1}'] = left[:, level]
   return per_example, sg(metrics)
 
 
-def prefix(params: types.PyTree, codes: types.Array) -> types.Array:
-  """Sums the codewords of a prefix: [..., l] int32 -> [..., d]."""
-  return sum(params['books'][level][codes[..., level]]
-             for level in range(codes.shape[-1]))
+def start(
+    s: Settings, seed: int, params: types.PyTree, variables: types.PyTree,
+    items: base.Items, level_fn: walk.LevelFn | None = None
+) -> tuple[types.PyTree, types.PyTree, None]:
+  """Starts the codewords by k-means on the latents, see `base.StartFn`.
+
+  Args:
+    s: settings.
+    seed, params, variables, items: as `base.StartFn`.
+    level_fn: fits a level, default plain k-means; see `walk.descend`.
+
+  Raises:
+    types.InputError: the vectors are not standardized.
+  """
+  checks.check_scale(checks.rows(items.vectors, items))
+  rows = checks.rows(items.latents, items, s.latent_dim)
+  if 0 < s.start_rows < len(rows):
+    draw = np.random.default_rng([seed, 2])
+    rows = rows[np.sort(draw.choice(len(rows), s.start_rows, replace=False))]
+
+  def plain(level: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return kmeans.lloyd(
+        seed + level, rest, s.sizes[level], num_steps=s.kmeans_steps)
+
+  _, found, _ = walk.descend(level_fn or plain, rows, len(s.sizes))
+  return dict(params, books=found), variables, None
+
+
+def assign_rows(
+    codebooks: Sequence[types.Array], vectors: np.ndarray,
+    old: np.ndarray | None, level_fn: walk.LevelFn | None = None
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Gives vectors [V, d] codes of fixed codebooks, see `base.AssignFn`.
+
+  Args:
+    codebooks: L of [K_l, d].
+    vectors: [V, d].
+    old: [V, L] codes so far, or None.
+    level_fn: chooses the codes of a level, default the nearest.
+  """
+  codes, _, _ = walk.descend(
+      level_fn or walk.to_nearest(codebooks), vectors, len(codebooks))
+  found = metrics_lib.code_statistics(codes, [len(b) for b in codebooks])
+  return codes, found | base.churn(codes, old)
+
+
+def assign(
+    params: types.PyTree, variables: types.PyTree, items: base.Items,
+    old: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, float]]:
+  """Gives items the nearest codes of today, see `base.AssignFn`."""
+  del variables
+  return assign_rows(books(params), checks.rows(items.latents, items), old)
+
+
+def revive(
+    seed: int, count: int, params: types.PyTree, variables: types.PyTree,
+    items: base.Items
+) -> tuple[types.PyTree, types.PyTree, dict[str, float]]:
+  """Moves codewords without an item onto items' residuals.
+
+  Level by level: a later level sees what the revived ones leave. The items
+  are drawn from those that quantize worst, a codeword each.
+
+  Args:
+    seed, count, params, variables, items: as `base.BetweenFn`.
+
+  Returns:
+    (params, variables, 'tokenizer/revived@l' codewords that moved).
+  """
+  moved = {}
+
+  def level_fn(level: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    book = np.array(params['books'][level], np.float32)
+    labels, dist = kmeans.nearest(rest, book)
+    dead = np.flatnonzero(np.bincount(labels, minlength=len(book)) == 0)
+    dead = dead[:np.count_nonzero(dist > 0)]
+    if dead.size:
+      draw = np.random.default_rng([seed, count, level])
+      book[dead] = rest[draw.choice(
+          len(rest), dead.size, replace=False,
+          p=dist / np.sum(dist, dtype=np.float64))]
+      labels, _ = kmeans.nearest(rest, book)
+    moved[f'tokenizer/revived@{level + 1}'] = float(dead.size)
+    return labels, book
+
+  _, found, _ = walk.descend(
+      level_fn, checks.rows(items.latents, items), len(params['books']))
+  return dict(params, books=found), variables, moved
+
+
+def assemble(
+    s: Settings, loss_fn: base.LossFn, **parts: Any) -> base.Tokenizer:
+  """Makes the tokenizer of a trained residual quantizer.
+
+  Args:
+    s: settings.
+    loss_fn: the variant's loss.
+    **parts: fields of `base.Tokenizer` to set otherwise than here.
+
+  Returns:
+    The tokenizer.
+  """
+  bind = lambda fn: functools.partial(fn, s)
+  fields = dict(
+      sizes=s.sizes, init=bind(init), latent=latent, quantize=bind(quantize),
+      books=books, decode=decode, loss=loss_fn, start=bind(start),
+      assign=assign, read=read, between=revive if s.revive else None)
+  return base.Tokenizer(**(fields | parts))

@@ -11,7 +11,7 @@ import jax
 from sidrec import types
 from sidrec.tokenizers import base
 from sidrec.tokenizers import residual
-from sidrec.tokenizers import residual_catalog
+from sidrec.tokenizers import walk
 
 
 def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
@@ -25,25 +25,25 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     spec: of the data set; only the number of items is read.
 
   Returns:
-    The tokenizer, see `residual.init` for params and codebook.
+    The tokenizer, see `residual.init` for params and variables.
 
   Raises:
     types.InputError: as `residual.settings`.
   """
   s = residual.settings(config, spec)
-  return residual_catalog.assemble(s, functools.partial(_loss, s))
+  return residual.assemble(s, functools.partial(_loss, s))
 
 
 def _loss(
-    s: residual.Settings, params: types.PyTree, codebook: types.PyTree,
-    x: jax.Array, output: types.TokenizerOutput, *,
-    item: jax.Array | None = None, key: jax.Array | None = None,
-    axis_name: str | None = None
+    s: residual.Settings, params: types.PyTree, variables: types.PyTree,
+    x: jax.Array, path: walk.Path, *, item: jax.Array | None = None,
+    stored: jax.Array | None = None, explore: base.Explore | None = None,
+    key: jax.Array | None = None, axis_name: str | None = None
 ) -> tuple[jax.Array, types.Metrics]:
   """Reconstruction and quantization loss (TIGER, eq. 1)."""
-  del codebook, item, key, axis_name
-  reconstruction = residual.reconstruction_loss(s, params, x, output)
-  quantization, metrics = residual.quantization_loss(s, params, output)
+  del variables, item, stored, explore, key, axis_name
+  reconstruction = residual.reconstruction_loss(s, params, x, path)
+  quantization, metrics = residual.quantization_loss(s, path)
   metrics |= jax.lax.stop_gradient(dict(
       reconstruction=reconstruction, quantization=quantization))
   return reconstruction + quantization, metrics
