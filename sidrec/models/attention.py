@@ -1,7 +1,8 @@
 """Attention and what stands around it, as plain functions of arrays."""
 
-from typing import Any, Sequence
+from typing import Any, Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,27 +12,57 @@ from sidrec import types
 _MASKED = -1e9  # Finite: a row with nothing to attend to stays finite.
 
 
-def check(config: Any) -> None:
+def check(config: Any, prefix: str) -> None:
   """Refuses settings that no stack of attention can have.
 
   Args:
     config: with `dropout` and, where activations have a choice, `dtype`.
+    prefix: what the configuration calls it, such as 'config.generator'.
 
   Raises:
     types.InputError: naming the setting.
   """
   if not 0 <= config.dropout < 1:
     raise types.InputError(
-        f'config.model.dropout={config.dropout}: must be at least 0 and under 1')
+        f'{prefix}.dropout={config.dropout}: must be at least 0 and under 1')
   dtype = getattr(config, 'dtype', 'float32')
   if dtype not in ('float32', 'bfloat16'):
     raise types.InputError(
-        f'config.model.dtype={dtype!r}: one of float32, bfloat16')
+        f'{prefix}.dtype={dtype!r}: one of float32, bfloat16')
 
 
-def kernel(key: jax.Array, shape: Sequence[int], std: float) -> jax.Array:
-  """Draws weights [...] float32 with a standard deviation; consumes `key`."""
-  return std * jax.random.normal(key, tuple(shape), jnp.float32)
+def visible(segment: types.Array, causal: bool = True) -> jax.Array:
+  """Says which places of a row read which: those of their own segment.
+
+  Args:
+    segment: [B, N] int32, 0 = nothing, which nobody reads.
+    causal: only up to the own place.
+
+  Returns:
+    [B, N, N] bool, True where place n reads place m.
+  """
+  chex.assert_rank(segment, 2)
+  segment = jnp.asarray(segment)
+  mask = (segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
+  if causal:
+    mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
+  return mask
+
+
+def places(segment: types.Array) -> jax.Array:
+  """Counts the places of each segment from 0.
+
+  Args:
+    segment: [B, N] int32; a segment stands together.
+
+  Returns:
+    [B, N] int32; those of segment 0 count as well.
+  """
+  chex.assert_rank(segment, 2)
+  segment = jnp.asarray(segment)
+  place = jnp.arange(segment.shape[1], dtype=jnp.int32)[None]
+  new = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
+  return place - jax.lax.cummax(jnp.where(new, place, 0), axis=1)
 
 
 def rms_norm(scale: types.Array, x: types.Array, epsilon: float = 1e-6
@@ -108,18 +139,28 @@ def mask_bias(mask: types.Array) -> jax.Array:
   return jnp.where(mask > 0, 0., _MASKED)
 
 
-def rotate(x: types.Array, position: types.Array) -> jax.Array:
+def turns(position: types.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+  """Returns cosine and sine [B, N, 1, d / 2] of what `rotate` turns by.
+
+  Args:
+    position: [B, N] int32.
+    head_dim: d, even.
+  """
+  half = head_dim // 2
+  rate = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = position.astype(jnp.float32)[..., None, None] * rate[None, None, None]
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: types.Array, turn: tuple[types.Array, types.Array]) -> jax.Array:
   """Rotary position embedding (arXiv 2104.09864): only distances matter.
 
   Args:
     x: [B, N, H, d], d even.
-    position: [N] int32.
+    turn: of `turns`.
   """
   half = x.shape[-1] // 2
-  rate = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = position.astype(jnp.float32)[:, None] * rate[None]
-  cos, sin = (f(angle)[None, :, None].astype(x.dtype)
-              for f in (jnp.cos, jnp.sin))
+  cos, sin = (y.astype(x.dtype) for y in turn)
   a, b = x[..., :half], x[..., half:]
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -143,3 +184,12 @@ def dropout(key: jax.Array | None, rate: float, x: types.Array,
       lambda k: jax.random.bits(k, x.shape[1:], jnp.uint8))(keys)
   scale = jnp.asarray(256 / (256 - threshold), x.dtype)
   return jnp.where(bits >= threshold, x * scale, 0)
+
+
+def dropping(key: jax.Array | None, rate: float, row: types.Array | None
+             ) -> Callable[..., jax.Array]:
+  """Returns (x, name, layer=0) -> `dropout` of x by a key of that place."""
+  def drop(x: jax.Array, name: str, layer: int = 0) -> jax.Array:
+    own = None if key is None else rng.stream(key, name, layer)
+    return dropout(own, rate, x, row)
+  return drop

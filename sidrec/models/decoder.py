@@ -7,138 +7,144 @@ part of arXiv 2203.01941, the depth part without attention). T times fewer
 positions than one a code; several users' sequences share a row.
 """
 
-import functools
 from typing import Any, Sequence
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sidrec import rng
 from sidrec import types
 from sidrec.models import attention
-from sidrec.models import causal
 from sidrec.models import generator
+from sidrec.models import trunks
 
 
-def make(config: Any, codebook_sizes: Sequence[int]) -> generator.Generator:
+def make(config: Any, sizes: Sequence[int]) -> generator.Generator:
   """Builds the generator.
 
   Args:
     config: dim, num_layers, num_heads, head_dim, hidden, dropout and dtype
       ('float32' or 'bfloat16', of activations).
-    codebook_sizes: K_1, ..., K_T.
+    sizes: K_1, ..., K_T.
 
   Raises:
     types.InputError: as `attention.check`, or an odd width of the heads.
   """
-  attention.check(config)
+  attention.check(config, 'config.generator')
   if config.head_dim % 2:
     raise types.InputError(
-        f'config.model.head_dim={config.head_dim}: must be even, positions '
+        f'config.generator.head_dim={config.head_dim}: must be even, positions '
         'turn pairs of numbers')
-  sizes = causal.Sizes(config.dim, config.num_layers, config.num_heads,
-                       config.head_dim, config.hidden, config.dropout)
-  bind = lambda fn: functools.partial(
-      fn, sizes, tuple(codebook_sizes), jnp.dtype(config.dtype))
-  return generator.Generator(
-      init=bind(init), train_logits=bind(train_logits), start=bind(start),
-      step=bind(step), packed=True)
+  trunk = trunks.Sasrec(config.dim, config.num_layers, config.num_heads,
+                        config.head_dim, config.hidden, config.dropout)
+  module = Decoder(trunk, config.dim, config.hidden, jnp.dtype(config.dtype),
+                   tuple(sizes))
+  return generator.bind('packed', module, len(sizes))
 
 
-def init(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
-         key: jax.Array) -> types.PyTree:
-  """Returns fresh params; consumes `key`."""
-  del dtype
-  rows, levels, dim = sum(codebook_sizes), len(codebook_sizes), sizes.dim
-  draw = lambda name, shape, fan: attention.kernel(
-      rng.stream(key, name), shape, fan ** -.5)
-  return {
-      'trunk': causal.init(rng.stream(key, 'trunk'), sizes),
-      # Of items that are read, and of codes that are written.
-      'code': draw('code', (rows, dim), levels),
-      'prefix': draw('prefix', (rows, dim), levels),
-      'level': draw('level', (levels, dim), dim),
-      'depth': [{
-          'norm': jnp.ones(dim),
-          'up': draw(f'up {level}', (dim, sizes.hidden), dim),
-          'down': draw(f'down {level}', (sizes.hidden, dim), sizes.hidden)}
-                for level in range(levels)],
-      'norm': jnp.ones(dim),
-      'head': draw('head', (rows, dim), dim)}
+class _Depth(nn.Module):
+  """Turns what is known [..., D] before a level is written."""
+  dim: int
+  hidden: int
+
+  def setup(self):
+    normal, ones = nn.initializers.normal, nn.initializers.ones
+    self.level = self.param('level', normal(self.dim ** -.5), (self.dim,))
+    self.norm = self.param('norm', ones, (self.dim,))
+    self.up = self.param('up', normal(self.dim ** -.5), (self.dim, self.hidden))
+    self.down = self.param(
+        'down', normal(self.hidden ** -.5), (self.hidden, self.dim))
+
+  def __call__(self, known: jax.Array) -> jax.Array:
+    shape = (1,) * (known.ndim - 1) + (-1,)
+    x = known + self.level.reshape(shape).astype(known.dtype)
+    hidden = attention.project(attention.rms_norm(self.norm, x), self.up)
+    return x + attention.project(jax.nn.relu(hidden), self.down)
 
 
-def _read(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
-          params: types.PyTree, codes: jax.Array, valid: jax.Array,
-          mask: jax.Array, **dropout: Any) -> jax.Array:
-  """Reads items [B, S, T] in order; [B, S, D] after each of them."""
-  x = jnp.sum(generator.embed(params['code'], codebook_sizes, codes), -2)
-  x = jnp.where((valid > 0)[..., None], x, 0.).astype(dtype)
-  return causal.run(params['trunk'], sizes, x, mask, **dropout)
+class Decoder(nn.Module):
+  """See `generator.Generator` (packed).
 
+  Vectors of `embed` are two halves: of a code that is read as a part of an
+  item, and of one that was written.
 
-def _write(codebook_sizes: tuple[int, ...], params: types.PyTree,
-           known: jax.Array, level: int) -> jax.Array:
-  """Logits [..., K_l] from what is known [..., D]: the read and the written."""
-  place = params['level'][level].reshape((1,) * (known.ndim - 1) + (-1,))
-  x, block = known + place.astype(known.dtype), params['depth'][level]
-  hidden = attention.project(
-      attention.rms_norm(block['norm'], x), block['up'])
-  x = x + attention.project(jax.nn.relu(hidden), block['down'])
-  return generator.head(params['head'], codebook_sizes,
-                        attention.rms_norm(params['norm'], x), level)
+  trunk: reads the items.
+  dim, hidden: D, width of the hidden layers of the depth part.
+  dtype: of activations.
+  sizes: K_1, ..., K_T.
+  """
+  trunk: nn.Module
+  dim: int
+  hidden: int
+  dtype: Any
+  sizes: tuple[int, ...]
 
+  def setup(self):
+    normal, ones = nn.initializers.normal, nn.initializers.ones
+    levels, shape = len(self.sizes), (sum(self.sizes), self.dim)
+    self.code = self.param('code', normal(levels ** -.5), shape)
+    self.prefix = self.param('prefix', normal(levels ** -.5), shape)
+    self.depth = [_Depth(self.dim, self.hidden) for _ in self.sizes]
+    self.norm = self.param('norm', ones, (self.dim,))
+    self.head = self.param('head', normal(self.dim ** -.5), shape)
 
-def _wrote(codebook_sizes: tuple[int, ...], params: types.PyTree,
-           known: jax.Array, code: jax.Array, level: int) -> jax.Array:
-  """Adds a written code [...] of a level to what is known [..., D]."""
-  own = generator.embed(
-      params['prefix'], codebook_sizes, code[..., None], level)[..., 0, :]
-  return known + own.astype(known.dtype)
+  def embed(self, codes: generator.Codes) -> jax.Array:
+    """Returns [..., T, 2 D]."""
+    return jnp.concatenate([
+        generator.embed(table, self.sizes, codes)
+        for table in (self.code, self.prefix)], -1)
 
+  def read(self, x: jax.Array, sequence: types.Sequence, *,
+           key: jax.Array | None = None) -> generator.Read:
+    """What was read up to an item is asked for the next one."""
+    after = self._after(x, sequence, key)
+    first = attention.places(sequence.segment) == 0
+    before = jnp.pad(after[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return generator.Read((), jnp.where(first[..., None], 0., before))
 
-def train_logits(
-    sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
-    params: types.PyTree, codes: jax.Array, segment: jax.Array, *,
-    key: jax.Array | None = None, row: jax.Array | None = None
-) -> tuple[jax.Array, ...]:
-  """See `generator.Generator.train_logits` (packed)."""
-  chex.assert_rank([codes, segment], [3, 2])
-  num = codes.shape[1]
-  mask = jnp.tril(jnp.ones((num, num), bool))[None] & (
-      segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
-  read = _read(sizes, codebook_sizes, dtype, params, codes, segment, mask,
-               key=key, row=row)
-  # What was read up to an item is asked for the next one.
-  known = jnp.pad(read[:, :-1], ((0, 0), (1, 0), (0, 0)))
-  logits = []
-  for level in range(codes.shape[-1]):
+  def write(self, read: generator.Read, x: jax.Array, *,
+            key: jax.Array | None = None) -> generator.Written:
+    """Nothing is dropped here: `key` is of the trunk."""
+    del key
+    known, states, logits = read.pooled, [], []
+    for level in range(len(self.sizes)):
+      if level:
+        known = known + x[..., level - 1, self.dim:].astype(known.dtype)
+      state, out = self._level(known, level)
+      states.append(state)
+      logits.append(out)
+    return generator.Written(tuple(logits), jnp.stack(states, -2))
+
+  def start(self, x: jax.Array, sequence: types.Sequence
+            ) -> tuple[types.PyTree, types.PyTree]:
+    """The history becomes one vector: the state is what is known."""
+    return (), self._after(x, sequence, None)[:, -1:]
+
+  def step(self, context: types.PyTree, prefix: jax.Array, state: types.PyTree
+           ) -> tuple[jax.Array, types.PyTree]:
+    """Writes a level of each beam."""
+    del context
+    level = prefix.shape[-1]
     if level:
-      known = _wrote(
-          codebook_sizes, params, known, codes[..., level - 1], level - 1)
-    logits.append(_write(codebook_sizes, params, known, level))
-  return tuple(logits)
+      own = generator.embed(
+          self.prefix, self.sizes, prefix[..., -1:], level - 1)[..., 0, :]
+      state = state + own.astype(state.dtype)
+    return self._level(state, level)[1], state
 
+  def _after(self, x: jax.Array, sequence: types.Sequence,
+             key: jax.Array | None) -> jax.Array:
+    """Returns what has been read after each place, [B, S, D]."""
+    segment = sequence.segment
+    chex.assert_rank([x, segment], [4, 2])
+    x = jnp.sum(x[..., :self.dim], -2)
+    x = jnp.where((segment > 0)[..., None], x, 0.).astype(self.dtype)
+    return self.trunk.run(
+        x, attention.visible(segment), attention.places(segment),
+        sequence.time, key=key, row=sequence.row)
 
-def start(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
-          params: types.PyTree, history: jax.Array, history_mask: jax.Array,
-          user: jax.Array) -> tuple[types.PyTree, types.PyTree]:
-  """See `generator.Generator.start`: the history becomes one vector."""
-  del user
-  num = history.shape[1]
-  mask = jnp.tril(jnp.ones((num, num), bool))[None] & (
-      history_mask > 0)[:, None]
-  read = _read(
-      sizes, codebook_sizes, dtype, params, history, history_mask, mask)
-  return (), read[:, -1:]
-
-
-def step(sizes: causal.Sizes, codebook_sizes: tuple[int, ...], dtype: Any,
-         params: types.PyTree, context: types.PyTree, prefix: jax.Array,
-         state: types.PyTree) -> tuple[jax.Array, types.PyTree]:
-  """See `generator.Generator.step`: the state is what is known."""
-  del sizes, dtype, context
-  level = prefix.shape[-1]
-  if level:
-    state = _wrote(codebook_sizes, params, state, prefix[..., -1], level - 1)
-  return _write(codebook_sizes, params, state, level), state
+  def _level(self, known: jax.Array, level: int
+             ) -> tuple[jax.Array, jax.Array]:
+    """Returns the state [..., D] and logits [..., K_l] of what is known."""
+    state = attention.rms_norm(self.norm, self.depth[level](known))
+    return state, generator.head(self.head, self.sizes, state, level)

@@ -6,16 +6,14 @@ not scaled because its initialization is), arXiv 2305.05065 (TIGER: a user
 token, then the codes of the history).
 """
 
-import functools
-import math
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Sequence
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sidrec import rng
 from sidrec import types
 from sidrec.models import attention
 from sidrec.models import generator
@@ -24,91 +22,24 @@ _BUCKETS = 32
 _MAX_DISTANCE = 128
 
 
-class Sizes(NamedTuple):
-  """Of both stacks; num_heads * head_dim need not be dim."""
-  dim: int
-  num_layers: int
-  num_heads: int
-  head_dim: int
-  hidden: int
-  dropout: float
-  num_user_tokens: int
-  dtype: Any
-  codebook_sizes: tuple[int, ...]
-
-
-def make(config: Any, codebook_sizes: Sequence[int]) -> generator.Generator:
+def make(config: Any, sizes: Sequence[int]) -> generator.Generator:
   """Builds the generator.
 
   Args:
     config: dim, num_layers (of each stack), num_heads, head_dim, hidden,
       dropout, num_user_tokens (user ids are hashed to so many; 0 = no user
       token) and dtype ('float32' or 'bfloat16', of activations).
-    codebook_sizes: K_1, ..., K_T.
+    sizes: K_1, ..., K_T.
 
   Raises:
     types.InputError: as `attention.check`.
   """
-  attention.check(config)
-  sizes = Sizes(
+  attention.check(config, 'config.generator')
+  module = T5(
       config.dim, config.num_layers, config.num_heads, config.head_dim,
       config.hidden, config.dropout, config.num_user_tokens,
-      jnp.dtype(config.dtype), tuple(codebook_sizes))
-  bind = lambda fn: functools.partial(fn, sizes)
-  return generator.Generator(
-      init=bind(init), train_logits=bind(train_logits), start=bind(start),
-      step=bind(step), packed=False)
-
-
-def init(sizes: Sizes, key: jax.Array) -> types.PyTree:
-  """Returns fresh params; consumes `key`."""
-  inner = (sizes.num_heads, sizes.head_dim)
-  joined = math.prod(inner)
-
-  def draw(name: str, index: int, shape: Sequence[int], std: float):
-    return attention.kernel(rng.stream(key, name, index), shape, std)
-
-  def attend(name: str, layer: int) -> types.PyTree:
-    # Queries are drawn smaller by sqrt(d): that is T5's scaling.
-    query_std = (sizes.dim * sizes.head_dim) ** -.5
-    return {
-        'norm': jnp.ones(sizes.dim),
-        'query': draw(f'{name}/query', layer, (sizes.dim, *inner), query_std),
-        'key': draw(f'{name}/key', layer, (sizes.dim, *inner),
-                    sizes.dim ** -.5),
-        'value': draw(f'{name}/value', layer, (sizes.dim, *inner),
-                      sizes.dim ** -.5),
-        'out': draw(f'{name}/out', layer, (*inner, sizes.dim),
-                    joined ** -.5)}
-
-  def feed(name: str, layer: int) -> types.PyTree:
-    return {
-        'norm': jnp.ones(sizes.dim),
-        'up': draw(f'{name}/up', layer, (sizes.dim, sizes.hidden),
-                   sizes.dim ** -.5),
-        'down': draw(f'{name}/down', layer, (sizes.hidden, sizes.dim),
-                     sizes.hidden ** -.5)}
-
-  rows = sum(sizes.codebook_sizes)
-  layers = range(sizes.num_layers)
-  return {
-      'code': draw('code', 0, (rows, sizes.dim), 1.),
-      'user': draw('user', 0, (max(sizes.num_user_tokens, 1), sizes.dim), 1.),
-      'begin': draw('begin', 0, (sizes.dim,), 1.),
-      'head': draw('head', 0, (rows, sizes.dim), sizes.dim ** -.5),
-      'encoder': {
-          'blocks': [{'self': attend('encoder/self', i),
-                      'feed': feed('encoder/feed', i)} for i in layers],
-          'bias': draw('encoder/bias', 0, (_BUCKETS, sizes.num_heads),
-                       sizes.dim ** -.5),
-          'norm': jnp.ones(sizes.dim)},
-      'decoder': {
-          'blocks': [{'self': attend('decoder/self', i),
-                      'cross': attend('decoder/cross', i),
-                      'feed': feed('decoder/feed', i)} for i in layers],
-          'bias': draw('decoder/bias', 0, (_BUCKETS, sizes.num_heads),
-                       sizes.dim ** -.5),
-          'norm': jnp.ones(sizes.dim)}}
+      jnp.dtype(config.dtype), tuple(sizes))
+  return generator.bind('last', module, len(sizes))
 
 
 def bucket(distance: np.ndarray, bidirectional: bool) -> np.ndarray:
@@ -138,168 +69,260 @@ def bucket(distance: np.ndarray, bidirectional: bool) -> np.ndarray:
   return (first + np.where(distance < exact, distance, far)).astype(np.int32)
 
 
-def _bias(table: jax.Array, queries: np.ndarray, memory: np.ndarray,
-          bidirectional: bool) -> jax.Array:
-  """Returns relative biases [1, H, Q, N] for positions [Q] and [N]."""
-  rows = bucket(memory[None] - queries[:, None], bidirectional)
-  return jnp.moveaxis(table[rows], -1, 0)[None]
+class _Attention(nn.Module):
+  """Attention with a norm before it.
 
-
-class _Dropout:
-  """Draws with a key of its own at every place; does nothing without one."""
-
-  def __init__(self, sizes: Sizes, key: jax.Array | None,
-               row: jax.Array | None):
-    self._sizes, self._key, self._row = sizes, key, row
-
-  def __call__(self, x: jax.Array, name: str, layer: int = 0) -> jax.Array:
-    key = None if self._key is None else rng.stream(self._key, name, layer)
-    return attention.dropout(key, self._sizes.dropout, x, self._row)
-
-
-def _memory(block: types.PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns keys and values [B, N, H, d] of [B, N, D]."""
-  return (attention.project(x, block['key']),
-          attention.project(x, block['value']))
-
-
-def _read(block: types.PyTree, x: jax.Array, keys: jax.Array,
-          values: jax.Array, bias: jax.Array) -> jax.Array:
-  """Attention of normalized x [B, Q, D] to a memory; [B, Q, D]."""
-  heads = attention.attend(
-      attention.project(x, block['query']), keys, values, bias)
-  out = block['out']
-  return attention.project(
-      heads.reshape(*heads.shape[:2], -1), out.reshape(-1, out.shape[-1]))
-
-
-def _feed(block: types.PyTree, x: jax.Array) -> jax.Array:
-  hidden = attention.project(attention.rms_norm(block['norm'], x), block['up'])
-  return attention.project(jax.nn.relu(hidden), block['down'])
-
-
-def encode(sizes: Sizes, params: types.PyTree, history: jax.Array,
-           history_mask: jax.Array, user: jax.Array, drop: Any
-           ) -> tuple[jax.Array, jax.Array]:
-  """Encodes histories.
-
-  Args:
-    sizes: of the model.
-    params: of `init`.
-    history: [B, H, T] int32.
-    history_mask: [B, H].
-    user: [B] int32.
-    drop: of `_Dropout`.
-
-  Returns:
-    (memory [B, N, D], mask [B, N]): N = H * T tokens, behind a user token
-    where there is one.
+  dim: D. num_heads, head_dim: H * d need not be D.
   """
-  chex.assert_rank([history, history_mask, user], [3, 2, 1])
-  batch, items, levels = history.shape
-  valid = jnp.repeat(history_mask, levels, 1)
-  x = generator.embed(params['code'], sizes.codebook_sizes, history)
-  x = jnp.where((history_mask > 0)[..., None, None], x, 0.)
-  x = x.reshape(batch, items * levels, -1)
-  if sizes.num_user_tokens:
-    token = params['user'][user % sizes.num_user_tokens][:, None]
-    x = jnp.concatenate([token, x], 1)
-    valid = jnp.concatenate([jnp.ones((batch, 1), valid.dtype), valid], 1)
-  x = drop(x.astype(sizes.dtype), 'encoder')
-  place = np.arange(x.shape[1])
-  if sizes.num_user_tokens:
-    # Far from everything, however many places the history has.
-    place[0] = -_MAX_DISTANCE
-  stack = params['encoder']
-  bias = _bias(stack['bias'], place, place, True) + attention.mask_bias(
-      valid)[:, None, None]
-  for layer, block in enumerate(stack['blocks']):
-    own = attention.rms_norm(block['self']['norm'], x)
-    x = x + drop(_read(block['self'], own, *_memory(block['self'], own), bias),
-                 'encoder/self', layer)
-    x = x + drop(_feed(block['feed'], x), 'encoder/feed', layer)
-  return drop(attention.rms_norm(stack['norm'], x), 'encoder/out'), valid
+  dim: int
+  num_heads: int
+  head_dim: int
+
+  def setup(self):
+    normal, ones = nn.initializers.normal, nn.initializers.ones
+    joined = self.num_heads * self.head_dim
+    shape = (self.dim, self.num_heads, self.head_dim)
+    self.norm = self.param('norm', ones, (self.dim,))
+    # Queries are drawn smaller by sqrt(d): that is T5's scaling.
+    self.query = self.param(
+        'query', normal((self.dim * self.head_dim) ** -.5), shape)
+    self.key = self.param('key', normal(self.dim ** -.5), shape)
+    self.value = self.param('value', normal(self.dim ** -.5), shape)
+    self.out = self.param('out', normal(joined ** -.5), (joined, self.dim))
+
+  def normal(self, x: jax.Array) -> jax.Array:
+    """Returns normalized x [..., D], what `memory` and `read` take."""
+    return attention.rms_norm(self.norm, x)
+
+  def memory(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns keys and values [B, N, H, d] of [B, N, D]."""
+    return attention.project(x, self.key), attention.project(x, self.value)
+
+  def read(self, x: jax.Array, keys: jax.Array, values: jax.Array,
+           bias: jax.Array) -> jax.Array:
+    """Reads a memory from x [B, Q, D]: [B, Q, D]."""
+    heads = attention.attend(
+        attention.project(x, self.query), keys, values, bias)
+    return attention.project(heads.reshape(*heads.shape[:2], -1), self.out)
 
 
-def train_logits(
-    sizes: Sizes, params: types.PyTree, history: jax.Array,
-    history_mask: jax.Array, user: jax.Array, target: jax.Array, *,
-    key: jax.Array | None = None, row: jax.Array | None = None
-) -> tuple[jax.Array, ...]:
-  """See `generator.Generator.train_logits` (not packed)."""
-  drop = _Dropout(sizes, key, row)
-  memory, valid = encode(sizes, params, history, history_mask, user, drop)
-  begin = jnp.broadcast_to(
-      params['begin'][None, None], (target.shape[0], 1, sizes.dim))
-  x = jnp.concatenate([begin, generator.embed(
-      params['code'], sizes.codebook_sizes, target[:, :-1])], 1)
-  x = drop(x.astype(sizes.dtype), 'decoder')
-  place = np.arange(target.shape[1])
-  stack = params['decoder']
-  bias = _bias(stack['bias'], place, place, False) + attention.mask_bias(
-      place[:, None] >= place[None])[None, None]
-  far = attention.mask_bias(valid)[:, None, None]
-  for layer, block in enumerate(stack['blocks']):
-    own = attention.rms_norm(block['self']['norm'], x)
-    x = x + drop(_read(block['self'], own, *_memory(block['self'], own), bias),
-                 'decoder/self', layer)
-    own = attention.rms_norm(block['cross']['norm'], x)
-    x = x + drop(
-        _read(block['cross'], own, *_memory(block['cross'], memory), far),
-        'decoder/cross', layer)
-    x = x + drop(_feed(block['feed'], x), 'decoder/feed', layer)
-  x = drop(attention.rms_norm(stack['norm'], x), 'decoder/out')
-  return tuple(generator.head(
-      params['head'], sizes.codebook_sizes, x[:, level], level)
-               for level in range(target.shape[1]))
+class _Feed(nn.Module):
+  """A feed-forward layer with a norm before it."""
+  dim: int
+  hidden: int
+
+  def setup(self):
+    normal, ones = nn.initializers.normal, nn.initializers.ones
+    self.norm = self.param('norm', ones, (self.dim,))
+    self.up = self.param('up', normal(self.dim ** -.5), (self.dim, self.hidden))
+    self.down = self.param(
+        'down', normal(self.hidden ** -.5), (self.hidden, self.dim))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    hidden = attention.project(attention.rms_norm(self.norm, x), self.up)
+    return attention.project(jax.nn.relu(hidden), self.down)
 
 
-def start(sizes: Sizes, params: types.PyTree, history: jax.Array,
-          history_mask: jax.Array, user: jax.Array
-          ) -> tuple[types.PyTree, types.PyTree]:
-  """See `generator.Generator.start`: keys and values of the memory, once."""
-  memory, valid = encode(
-      sizes, params, history, history_mask, user, _Dropout(sizes, None, None))
-  kept = [_memory(block['cross'], memory)
-          for block in params['decoder']['blocks']]
-  empty = jnp.zeros((history.shape[0], 1, 0, sizes.num_heads, sizes.head_dim),
-                    sizes.dtype)
-  return (kept, valid), [(empty, empty) for _ in kept]
+class _Block(nn.Module):
+  """A block; `cross`, which reads the other stack, is the decoder's."""
+  dim: int
+  num_heads: int
+  head_dim: int
+  hidden: int
+  is_decoder: bool
+
+  def setup(self):
+    sizes = self.dim, self.num_heads, self.head_dim
+    self.own = _Attention(*sizes)
+    if self.is_decoder:
+      self.cross = _Attention(*sizes)
+    self.feed = _Feed(self.dim, self.hidden)
 
 
-def step(sizes: Sizes, params: types.PyTree, context: types.PyTree,
-         prefix: jax.Array, state: types.PyTree
-         ) -> tuple[jax.Array, types.PyTree]:
-  """See `generator.Generator.step`: one new position of each beam.
+class _Stack(nn.Module):
+  """Blocks, and what they share: relative biases and the last norm."""
+  dim: int
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  hidden: int
+  is_decoder: bool
 
-  Beams stand in the query axis of the cross-attention: the memory is one a
-  user, whatever the beam.
+  def setup(self):
+    self.blocks = [
+        _Block(self.dim, self.num_heads, self.head_dim, self.hidden,
+               self.is_decoder) for _ in range(self.num_layers)]
+    self.bias = self.param('bias', nn.initializers.normal(self.dim ** -.5),
+                           (_BUCKETS, self.num_heads))
+    self.norm = self.param('norm', nn.initializers.ones, (self.dim,))
+
+  def biases(self, queries: np.ndarray, memory: np.ndarray) -> jax.Array:
+    """Returns relative biases [1, H, Q, N] for positions [Q] and [N]."""
+    rows = bucket(memory[None] - queries[:, None], not self.is_decoder)
+    return jnp.moveaxis(self.bias[rows], -1, 0)[None]
+
+  def last(self, x: jax.Array) -> jax.Array:
+    """Returns normalized outputs."""
+    return attention.rms_norm(self.norm, x)
+
+  def run(self, x: jax.Array, bias: jax.Array, drop: Any, *,
+          memory: jax.Array | None = None, far: jax.Array | None = None
+          ) -> jax.Array:
+    """Runs all positions at once.
+
+    Args:
+      x: [B, N, D].
+      bias: broadcasts to [B, H, N, N].
+      drop: of `attention.dropping`.
+      memory: [B, M, D] that the decoder reads.
+      far: broadcasts to [B, H, N, M], of the memory.
+
+    Returns:
+      [B, N, D].
+    """
+    name = 'decoder' if self.is_decoder else 'encoder'
+    x = drop(x, name)
+    for layer, block in enumerate(self.blocks):
+      own = block.own.normal(x)
+      x = x + drop(block.own.read(own, *block.own.memory(own), bias),
+                   f'{name}/self', layer)
+      if self.is_decoder:
+        own = block.cross.normal(x)
+        x = x + drop(block.cross.read(own, *block.cross.memory(memory), far),
+                     f'{name}/cross', layer)
+      x = x + drop(block.feed(x), f'{name}/feed', layer)
+    return drop(self.last(x), f'{name}/out')
+
+
+class T5(nn.Module):
+  """See `generator.Generator` (last).
+
+  dim, num_layers (of each stack), num_heads, head_dim, hidden, dropout: of
+    both stacks.
+  num_user_tokens: user ids are hashed to so many; 0 = no user token.
+  dtype: of activations.
+  sizes: K_1, ..., K_T.
   """
-  kept, valid = context
-  batch, beams, level = prefix.shape
-  if level:
-    x = generator.embed(params['code'], sizes.codebook_sizes, prefix[..., -1:],
-                        level - 1)[..., 0, :]
-  else:
-    x = jnp.broadcast_to(params['begin'][None, None], (batch, beams, sizes.dim))
-  x = x.astype(sizes.dtype)
-  stack, caches = params['decoder'], []
-  bias = _bias(stack['bias'], np.array([level]), np.arange(level + 1), False)
-  far = attention.mask_bias(valid)[:, None, None]
-  for block, (keys, values), (old_keys, old_values) in zip(
-      stack['blocks'], kept, state):
-    own = attention.rms_norm(block['self']['norm'], x)
-    new_keys, new_values = (
-        jnp.concatenate([old, new[:, :, None]], 2) for old, new in zip(
-            (old_keys, old_values), _memory(block['self'], own)))
-    caches.append((new_keys, new_values))
+  dim: int
+  num_layers: int
+  num_heads: int
+  head_dim: int
+  hidden: int
+  dropout: float
+  num_user_tokens: int
+  dtype: Any
+  sizes: tuple[int, ...]
+
+  def setup(self):
+    normal = nn.initializers.normal
+    shape = (sum(self.sizes), self.dim)
+    stack = (self.dim, self.num_layers, self.num_heads, self.head_dim,
+             self.hidden)
+    self.code = self.param('code', normal(1.), shape)
+    if self.num_user_tokens:
+      self.user = self.param(
+          'user', normal(1.), (self.num_user_tokens, self.dim))
+    self.begin = self.param('begin', normal(1.), (self.dim,))
+    self.head = self.param('head', normal(self.dim ** -.5), shape)
+    self.encoder = _Stack(*stack, is_decoder=False)
+    self.decoder = _Stack(*stack, is_decoder=True)
+
+  def embed(self, codes: generator.Codes) -> jax.Array:
+    """Returns [..., T, D]: the same of what is read and what is written."""
+    return generator.embed(self.code, self.sizes, codes)
+
+  def read(self, x: jax.Array, sequence: types.Sequence, *,
+           key: jax.Array | None = None) -> generator.Read:
+    """Encodes histories; `pooled` is the mean over their tokens."""
+    memory, valid = self._encode(x, sequence, key)
+    weight = valid.astype(memory.dtype)[..., None]
+    pooled = jnp.sum(memory * weight, 1, keepdims=True) / jnp.maximum(
+        jnp.sum(weight, 1, keepdims=True), 1)
+    return generator.Read((memory, valid, sequence.row), pooled)
+
+  def write(self, read: generator.Read, x: jax.Array, *,
+            key: jax.Array | None = None) -> generator.Written:
+    """All levels at once, each behind the vector of the one before it."""
+    chex.assert_axis_dimension(x, 1, 1)
+    memory, valid, row = read.memory
+    x = jnp.concatenate([self._begin(x.shape[0]), x[:, 0, :-1]], 1)
+    place = np.arange(len(self.sizes))
+    bias = self.decoder.biases(place, place) + attention.mask_bias(
+        attention.visible(np.ones((1, len(place)), np.int32)))[:, None]
+    x = self.decoder.run(
+        x.astype(self.dtype), bias, attention.dropping(key, self.dropout, row),
+        memory=memory, far=attention.mask_bias(valid)[:, None, None])
+    logits = tuple(generator.head(self.head, self.sizes, x[:, level], level)
+                   for level in range(len(place)))
+    return generator.Written(
+        tuple(z[:, None] for z in logits), x[:, None])
+
+  def start(self, x: jax.Array, sequence: types.Sequence
+            ) -> tuple[types.PyTree, types.PyTree]:
+    """Keys and values of the memory, once."""
+    memory, valid = self._encode(x, sequence, None)
+    kept = [block.cross.memory(memory) for block in self.decoder.blocks]
+    empty = jnp.zeros(
+        (x.shape[0], 1, 0, self.num_heads, self.head_dim), self.dtype)
+    return (kept, valid), [(empty, empty) for _ in kept]
+
+  def step(self, context: types.PyTree, prefix: jax.Array, state: types.PyTree
+           ) -> tuple[jax.Array, types.PyTree]:
+    """One new position of each beam.
+
+    Beams stand in the query axis of the cross-attention: the memory is one a
+    user, whatever the beam.
+    """
+    kept, valid = context
+    batch, beams, level = prefix.shape
+    if level:
+      x = generator.embed(
+          self.code, self.sizes, prefix[..., -1:], level - 1)[..., 0, :]
+    else:
+      x = jnp.broadcast_to(self._begin(batch), (batch, beams, self.dim))
+    x, caches = x.astype(self.dtype), []
+    bias = self.decoder.biases(np.array([level]), np.arange(level + 1))
+    far = attention.mask_bias(valid)[:, None, None]
     each = lambda y: y.reshape(batch * beams, *y.shape[2:])
-    read = _read(block['self'], each(own[:, :, None]), each(new_keys),
-                 each(new_values), bias)
-    x = x + read.reshape(x.shape)
-    own = attention.rms_norm(block['cross']['norm'], x)
-    x = x + _read(block['cross'], own, keys, values, far)
-    x = x + _feed(block['feed'], x)
-  x = attention.rms_norm(stack['norm'], x)
-  return generator.head(
-      params['head'], sizes.codebook_sizes, x, level), caches
+    for block, (keys, values), old in zip(self.decoder.blocks, kept, state):
+      own = block.own.normal(x)
+      cache = tuple(jnp.concatenate([before, new[:, :, None]], 2)
+                    for before, new in zip(old, block.own.memory(own)))
+      caches.append(cache)
+      read = block.own.read(
+          each(own[:, :, None]), *(each(y) for y in cache), bias)
+      x = x + read.reshape(x.shape)
+      x = x + block.cross.read(block.cross.normal(x), keys, values, far)
+      x = x + block.feed(x)
+    return generator.head(
+        self.head, self.sizes, self.decoder.last(x), level), caches
+
+  def _begin(self, batch: int) -> jax.Array:
+    """Returns what stands before the first code: [B, 1, D]."""
+    return jnp.broadcast_to(
+        self.begin[None, None], (batch, 1, self.dim))
+
+  def _encode(self, x: jax.Array, sequence: types.Sequence,
+              key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Returns (memory [B, N, D], valid [B, N] bool).
+
+    N = S * T tokens, behind a user token where there is one.
+    """
+    chex.assert_rank([x, sequence.segment], [4, 2])
+    batch, items, levels, _ = x.shape
+    valid = sequence.segment > 0
+    x = jnp.where(valid[..., None, None], x, 0.)
+    x = x.reshape(batch, items * levels, -1)
+    valid = jnp.repeat(valid, levels, 1)
+    if self.num_user_tokens:
+      user = sequence.user[:, -1] % self.num_user_tokens
+      x = jnp.concatenate([self.user[user][:, None], x], 1)
+      valid = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
+    place = np.arange(x.shape[1])
+    if self.num_user_tokens:
+      # Far from everything, however many places the history has.
+      place[0] = -_MAX_DISTANCE
+    bias = self.encoder.biases(place, place) + attention.mask_bias(
+        valid)[:, None, None]
+    drop = attention.dropping(key, self.dropout, sequence.row)
+    return self.encoder.run(x.astype(self.dtype), bias, drop), valid
