@@ -41,8 +41,8 @@ def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
     types.InputError: unknown generator or tokenizer, or settings that do not
       fit the catalog.
   """
-  source = vectors.make(config, dataset)
-  codes = tokenizing.make(config, dataset, source.dim)
+  source = vectors.build(config, dataset)
+  codes = tokenizing.build(config, dataset, source.dim)
   generator = generator_lib.make(config.generator, codes.sizes)
   stream = _stream(config, dataset.spec, generator)
   num_steps = base.main_steps(config, dataset, stream)
@@ -82,13 +82,12 @@ def loss_fn(
   """Cross entropy of the target's codes, a mean over targets and levels."""
   del catalog
   own, sequence = params['generator'], batches['sequences']
+  codes = state.variables['codes'][sequence.item]
   parts = generator_lib.split(
-      generator.layout, sequence, state.variables['codes'][sequence.item])
+      generator.layout, sequence, generator.embed(own, codes), codes)
   key = rng.stream(key, 'dropout')
-  read = generator.read(
-      own, generator.embed(own, parts.codes), parts.sequence, key=key)
-  written = generator.write(
-      own, read, generator.embed(own, parts.label), key=key)
+  read = generator.read(own, parts.x, parts.sequence, key=key)
+  written = generator.write(own, read, parts.target, key=key)
   per_level = [
       losses.reduce(losses.softmax_cross_entropy(z, parts.label[..., level]),
                     parts.weight, axis_name)

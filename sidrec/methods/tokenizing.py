@@ -59,8 +59,8 @@ class _Parts(NamedTuple):
     return isinstance(self.tokenizer, tokenizers_base.Table)
 
 
-def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
-         dim: int) -> Codes:
+def build(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
+          dim: int) -> Codes:
   """Builds the way to the codes.
 
   Args:

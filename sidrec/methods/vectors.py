@@ -33,8 +33,8 @@ class Source(NamedTuple):
   sections: tuple[schedule.Section, ...] = ()
 
 
-def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
-         ) -> Source:
+def build(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
+          ) -> Source:
   """Builds the source `config.vectors.name`.
 
   Raises:
