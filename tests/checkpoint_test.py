@@ -27,12 +27,13 @@ def make_state(step, width=8):
             'odd': jnp.array([np.nan, -0.0, 1e-42, np.inf], jnp.float32)}
   return types.TrainState(
       params=params,
-      codebook={'codes': jnp.asarray(random.integers(0, 9, (5, 2)), jnp.int32),
-                'bits': jnp.array([1, 2**32 - 1], jnp.uint32),
-                'used': jnp.array([True, False])},
-      batch_stats={'half': jnp.ones(3, jnp.bfloat16)},
+      variables={
+          'codes': jnp.asarray(random.integers(0, 9, (5, 2)), jnp.int32),
+          'bits': jnp.array([1, 2**32 - 1], jnp.uint32),
+          'used': jnp.array([True, False]),
+          'half': jnp.ones(3, jnp.bfloat16)},
       opt_state=optax.chain(optax.clip(1.0), optax.adam(1e-3)).init(params),
-      step=jnp.int32(step))
+      clock={'a': jnp.int32(step)}, seed=jnp.uint32(0))
 
 
 def _bits(tree):
@@ -86,6 +87,24 @@ def test_keeps_the_best_and_the_latest(tmp_path, mode, best):
   assert {p.name for p in tmp_path.iterdir()} == {str(best), '6', '7'}
 
 
+def test_the_best_of_the_last_group_and_what_to_serve(tmp_path):
+  values = {1: (0, .9), 2: (1, .1), 3: (1, .3), 4: (1, .2), 5: None}
+  def saver_of():
+    return checkpoint.Checkpointer(
+        str(tmp_path), keep_latest=1, best_metric='auc', among='section')
+  with saver_of() as saver:
+    assert saver.chosen_step() is None
+    for step, value in values.items():
+      saver.save(step, {'w': jnp.float32(step)}, {'finished': False},
+                 value and {'section': value[0], 'auc': value[1]})
+    # Values of different groups are never compared.
+    assert saver.best_step() == saver.chosen_step() == 3
+    assert saver.steps() == [3, 5]
+    saver.save(6, {'w': jnp.float32(6)}, {'finished': True})
+  with saver_of() as saver:
+    assert saver.best_step() == 3 and saver.chosen_step() == 6
+
+
 def test_other_config_and_other_model_are_refused(tmp_path):
   path = str(tmp_path)
   with checkpoint.Checkpointer(path, config=CONFIG) as saver:
@@ -98,7 +117,7 @@ def test_other_config_and_other_model_are_refused(tmp_path):
   with checkpoint.Checkpointer(path, config=CONFIG) as saver:
     with pytest.raises(types.InputError, match='no such checkpoint.*1'):
       saver.restore(2, make_state(1))
-    for state in (make_state(1, width=9), make_state(1).replace(codebook={})):
+    for state in (make_state(1, width=9), make_state(1).replace(variables={})):
       with pytest.raises(types.InputError, match='config|model') as error:
         saver.restore(1, state)
       assert '\n' not in str(error.value)

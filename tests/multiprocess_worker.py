@@ -9,6 +9,7 @@ import numpy as np
 from sidrec import checkpoint
 from sidrec import parallel
 from sidrec import types
+from sidrec.parallel import processes
 from tests import parallel_test
 
 
@@ -70,6 +71,17 @@ def _collectives(p):
   except types.InputError as error:
     assert 'only process 0' in str(error)
   assert p.any_true(index == 1) and not p.any_true(False)
+  block, processes._BLOCK = processes._BLOCK, 64  # Many blocks a value.
+  large = {'x': np.arange(1000.) + 2.**40, 'none': np.zeros((0, 2)),
+           'text': np.array(['a', 'bcd'])}
+  sent = p.broadcast(large if index == 0 else None)
+  for name, value in large.items():
+    np.testing.assert_array_equal(sent[name], value)
+    assert sent[name].dtype == value.dtype
+  rows = p.allgather_rows({'x': np.arange(100 * (1 + index)) + 2**40})
+  np.testing.assert_array_equal(
+      rows['x'] - 2**40, np.r_[np.arange(100), np.arange(200)])
+  processes._BLOCK = block
   p.barrier('end of collectives')
 
 

@@ -40,10 +40,11 @@ def make_state():
 def _make_state():
   variables = MODEL.init(jax.random.key(0), jnp.zeros((2, 5)), False)
   return types.TrainState(
-      params=variables['params'], codebook={'seen': jnp.zeros([], jnp.int32)},
-      batch_stats=variables['batch_stats'],
+      params=variables['params'],
+      variables={'seen': jnp.zeros([], jnp.int32),
+                 'batch_stats': variables['batch_stats']},
       opt_state=OPTIMIZER.init(variables['params']),
-      step=jnp.zeros([], jnp.int32))
+      clock={'train': jnp.zeros([], jnp.int32)}, seed=jnp.uint32(0))
 
 
 def make_batch(step, num_rows=16):
@@ -56,8 +57,8 @@ def train_step(state, const, batch):
   """Weighted regression; metrics are sums over all devices, then divided."""
   def loss_fn(params):
     output, updated = MODEL.apply(
-        {'params': params, 'batch_stats': state.batch_stats}, batch['x'], True,
-        mutable=['batch_stats'])
+        {'params': params, 'batch_stats': state.variables['batch_stats']},
+        batch['x'], True, mutable=['batch_stats'])
     error = jnp.square(output - batch['y']) * const['weight']
     return jnp.sum(error), (updated['batch_stats'], jnp.float32(len(error)))
   (loss, (stats, count)), grads = jax.value_and_grad(
@@ -68,15 +69,17 @@ def train_step(state, const, batch):
   rows = jax.lax.all_gather(batch['y'], types.AXIS, tiled=True)
   state = state.replace(
       params=optax.apply_updates(state.params, updates), opt_state=opt_state,
-      batch_stats=stats, step=state.step + 1,
-      codebook={'seen': state.codebook['seen'] + rows.shape[0]})
+      clock={'train': state.clock['train'] + 1},
+      variables={'seen': state.variables['seen'] + rows.shape[0],
+                 'batch_stats': stats})
   return state, {'loss': loss / count, 'grad': optax.tree.norm(grads),
                  'largest': jnp.max(rows)}
 
 
 def predict(state, const, batch):
   output = MODEL.apply(
-      {'params': state.params, 'batch_stats': state.batch_stats}, batch['x'],
+      {'params': state.params,
+       'batch_stats': state.variables['batch_stats']}, batch['x'],
       False)
   return {'output': output * const['weight'], 'x': batch['x']}
 
@@ -129,7 +132,7 @@ def test_wrappers_and_device_counts_agree(case, reference):
   result = run(p)
   chex.assert_trees_all_equal_shapes_and_dtypes(result, reference)
   chex.assert_trees_all_close(result, reference, rtol=1e-5, atol=1e-5)
-  assert result[0].codebook['seen'] == 48
+  assert result[0].variables['seen'] == 48
   assert p.num_devices == p.num_local_devices == (
       CASES[case][2] or CASES[case][1])
 
@@ -143,8 +146,8 @@ def test_step_compiles_once_and_leaves_host_values_alone(case):
     total = jax.lax.psum(jnp.sum(batch['y'] * const['weight']), types.AXIS)
     return jax.tree.map(lambda x: x + total.astype(x.dtype), state), total
   initial = types.TrainState(
-      params={'w': np.ones((64, 64), np.float32)}, codebook=(), batch_stats={},
-      opt_state=(np.zeros(256, np.float32),), step=np.int32(0))
+      params={'w': np.ones((64, 64), np.float32)}, variables={},
+      opt_state=(np.zeros(256, np.float32),), clock={}, seed=np.uint32(0))
   kept = jax.tree.map(np.copy, initial)
   step, state, const = p.map_step(step_fn), p.place(initial), p.place(CONST)
   host = p.to_host(state)
