@@ -60,5 +60,5 @@ def test_rows_are_full_and_the_same_for_one_seed():
 def test_what_cannot_be_packed():
   with pytest.raises(types.InputError, match='row_items: 4 places'):
     _pack([3], 4, 4)
-  with pytest.raises(types.InputError, match='no user has two such'):
+  with pytest.raises(types.InputError, match='no user has two'):
     _pack([1, 1])

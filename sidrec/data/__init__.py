@@ -26,7 +26,7 @@ def load(config: ml_collections.ConfigDict, seed: int) -> Dataset:
     config: `config.data`: `dir` is a folder of tables and wins; else `name`
       is `planted` or a folder in `root`, by default $SIDREC_DATA or
       ~/sidrec_data.
-    seed: of the planted world and of evaluation negatives.
+    seed: of item numbers, evaluation negatives and the planted world.
 
   Raises:
     types.InputError: bad input, in one line.

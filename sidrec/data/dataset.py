@@ -34,7 +34,7 @@ class Dataset:
   ordinal: times are positions within a user.
   seed: of evaluation negatives.
   eval_negatives: drawn a positive where the log has no negatives.
-  truth: what a planted world knows of itself, else None.
+  truth: what a planted world knows of itself, in internal numbers, else None.
   users: [U + 1] request features of users, the last row is unknown.
   context: [E + 1] request features of events, the last row is missing.
   index: u2i statistics. sequences: histories. event_stop: [E] where the

@@ -181,7 +181,8 @@ def _make_sequences(
             label > 0, history.seconds(time, time[0], ordinal))]
   if before is not None:
     parts.insert(0, (before.user, before.rank, before.item, before.action,
-                     before.positive, np.zeros(len(before.item), np.int32)))
+                     before.positive,
+                     history.seconds(times[before.rank], time[0], ordinal)))
   columns = [np.concatenate(column) for column in zip(*parts)]
   if kind == 'positive':
     columns = [column[columns[4]] for column in columns]

@@ -68,4 +68,4 @@ def _of(
     hit = (largest >= 0) & (place >= 0) & (place < NUM_GUESSES)
     recall += hit.sum()
     ndcg += (1. / np.log2(place[hit] + 2.)).sum()
-  return recall / max(len(events), 1), ndcg / max(len(events), 1)
+  return float(recall) / max(len(events), 1), float(ndcg) / max(len(events), 1)

@@ -53,8 +53,8 @@ def pack(user: np.ndarray, context: int, length: int,
   start, end, read = start[many], end[many], read[many]
   if not start.size:
     raise types.InputError(
-        'data: no user has two such events in the training split; there is no '
-        'next item to learn')
+        'data: no user has two events in the training split of the kind that '
+        'sequences are made of; there is no next item to learn')
   shuffled = generator.permutation(start.size)
   start, end, read = start[shuffled], end[shuffled], read[shuffled]
   row, place, number = _fill(end - start, length)
