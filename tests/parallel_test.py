@@ -152,11 +152,11 @@ def test_step_compiles_once_and_leaves_host_values_alone(case):
   step, state, const = p.map_step(step_fn), p.place(initial), p.place(CONST)
   host = p.to_host(state)
   state, _ = step(state, const, p.shard(make_batch(0)))
-  sharding = state.step.sharding
+  sharding = state.seed.sharding
   for t in range(3):
     state, _ = step(state, const, p.shard(make_batch(t)))
   assert len(traced) == 1
-  assert state.step.sharding.is_equivalent_to(sharding, 0)
+  assert state.seed.sharding.is_equivalent_to(sharding, 0)
   chex.assert_trees_all_equal(initial, kept)  # Donation wrote into neither.
   chex.assert_trees_all_equal(host, kept)
 

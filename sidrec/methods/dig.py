@@ -165,8 +165,7 @@ def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog
   """Returns fresh (params, variables); consumes `key`."""
   tower, batch_stats = ranker.init(
       rng.stream(key, 'tower'), ranker.make(dig.config.model, dig.data),
-      catalog, len(dig.tokenizer.sizes) * dig.data.num_actions
-      if dig.config.loss.match else 0)
+      lambda model, batch: dig_serving.both_paths(dig, model, catalog, batch))
   own, variables = dig.tokenizer.init(
       rng.stream(key, 'tokenizer'), dig.config.model.dim)
   codes = tokenizers_base.placeholder(dig.data.num_items, dig.tokenizer.sizes)

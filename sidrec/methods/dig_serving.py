@@ -97,6 +97,19 @@ def retrieval_path(
                       ranker.RETRIEVAL, train), guess
 
 
+def both_paths(
+    dig: Dig, model: ranker.Ranker, catalog: types.Catalog, batch: types.Batch
+) -> tuple[jax.Array, jax.Array]:
+  """Runs both paths on whole items without codes, for `Ranker.init`."""
+  x, history = model.vectors(catalog, [batch.item, batch.history.item])
+  match = no_matches(dig, batch.item.shape)
+  leaf = model.leaves(x, batch.item)
+  return ranking_path(
+      dig, model, batch, x, history, x, match,
+      model.normalize('cross', batch.cross, False), False), retrieval_path(
+          dig, model, model.users(batch, history), leaf, match)[0]
+
+
 def matches(dig: Dig, sid: jax.Array, history: types.Sequence,
             codes: jax.Array) -> jax.Array | None:
   """Matches [B, C, L, A] of prefixes [B, C, l] with the history, or None.

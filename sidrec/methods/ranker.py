@@ -51,7 +51,8 @@ def init(config: ml_collections.ConfigDict, data: types.DataSpec,
          ) -> tuple[dict[str, types.PyTree], dict[str, types.PyTree]]:
   """Returns fresh (params, variables); consumes `key`."""
   params, batch_stats = ranker.init(
-      rng.stream(key, 'tower'), ranker.make(config.model, data), catalog)
+      rng.stream(key, 'tower'), ranker.make(config.model, data),
+      lambda model, batch: path(model, catalog, batch, False))
   return {'tower': params}, {'batch_stats': batch_stats}
 
 

@@ -5,7 +5,7 @@ the retrieval path sees a token prefix and a stand-in for them; both go through
 one mixer, with a batch norm of its own for every input slot.
 """
 
-from typing import Sequence
+from typing import Any, Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -226,8 +226,8 @@ class Ranker(nn.Module):
 
   def logits(
       self, h: jax.Array, item: jax.Array, u2i: jax.Array | None,
-      slots: tuple[str, str]) -> jax.Array:
-    """Serving form of `mix`: running statistics, any leading axes.
+      slots: tuple[str, str], train: bool) -> jax.Array:
+    """Normalizes what is not yet, and mixes; any leading axes.
 
     Args:
       h: [..., 6 D] of `attend`.
@@ -235,13 +235,14 @@ class Ranker(nn.Module):
       u2i: [..., X] statistics in standard units (slot 'cross'), or what
         stands in for them; None where X = 0.
       slots: whose batch norms read `h` and `u2i`: RANKING or RETRIEVAL.
+      train: whether those read the batch, or their running statistics.
 
     Returns:
       [...] float32.
     """
     out = self.mix(
-        layers.flat(self.normalize(slots[0], h, False)), layers.flat(item),
-        layers.flat(self.normalize(slots[1], u2i, False)))
+        layers.flat(self.normalize(slots[0], h, train)), layers.flat(item),
+        layers.flat(self.normalize(slots[1], u2i, train)))
     return out.reshape(h.shape[:-1])
 
   def vectors(
@@ -257,18 +258,6 @@ class Ranker(nn.Module):
       start += item.size
     return out
 
-  def touch(self, catalog: types.Catalog, batch: types.Batch,
-            match: jax.Array | None) -> jax.Array:
-    """Runs every part once, so that `init` creates all parameters."""
-    x, history = self.vectors(catalog, [batch.item, batch.history.item])
-    h = self.attend(self.users(batch, history), x, match)
-    guess = self.u2t(h, self.leaves(x, batch.item))
-    for slot in ('rsid', 'sid'):
-      self.normalize(slot, x, False)
-    self.normalize('cross', batch.cross, False)
-    self.logits(h, x, guess, RETRIEVAL)
-    return self.logits(h, self.normalize('item', x, False), guess, RANKING)
-
 
 # Parameters that are embedding tables (they get an optimizer group).
 TABLES = ('embedding', 'item_id')
@@ -282,22 +271,29 @@ def make(
 
 
 def init(
-    key: jax.Array, model: Ranker, catalog: types.Catalog, num_match: int = 0
+    key: jax.Array, model: Ranker, paths: Callable[[Ranker, types.Batch], Any]
 ) -> tuple[types.PyTree, types.PyTree]:
   """Returns fresh (params, batch_stats); consumes `key`.
 
   Args:
     key: PRNG key.
     model: to initialize.
-    catalog: item features.
-    num_match: M, width of what `attend` gets beside the query.
+    paths: runs what the method runs, on a batch of two rows, so that all
+      parameters that it has are made, and no other.
   """
-  data, length = model.data, model.data.history_length
+  batch = _example(model.data)
+  variables = model.init(key, method=lambda own: paths(own, batch))
+  return variables['params'], variables['batch_stats']
+
+
+def _example(data: types.DataSpec) -> types.Batch:
+  """Returns two requests with a candidate each."""
+  length = data.history_length
   ints = lambda *shape: jnp.zeros(shape, jnp.int32)
   ones = lambda *shape: jnp.ones(shape, jnp.float32)
   # What has no column is left out: None.
   some = lambda fill, *shape: fill(*shape) if shape[-1] else None
-  batch = types.Batch(
+  return types.Batch(
       row=ints(2), user=ints(2), item=ints(2, 1), label=ones(2, 1),
       mask=ones(2, 1),
       history=types.Sequence(
@@ -309,7 +305,4 @@ def init(
           ids=some(ints, 2, data.request.num_slots),
           values=some(ones, 2, data.request.num_values),
           vectors=some(ones, 2, data.request.num_dims)),
-      cross=some(ones, 2, 1, model.num_cross))
-  variables = model.init(
-      key, catalog, batch, some(ones, 2, 1, num_match), method=Ranker.touch)
-  return variables['params'], variables['batch_stats']
+      cross=some(ones, 2, 1, len(data.cross_names)))
