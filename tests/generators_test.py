@@ -10,166 +10,271 @@ import pytest
 
 from sidrec import decode
 from sidrec import trie
-from sidrec.models import attention
-from sidrec.models import decoder
+from sidrec import types
+from sidrec.models import generator
 from sidrec.models import t5
 
 _SIZES = (4, 6, 3)
 _ITEMS = 20
 _H = 5
 _B = 3
+_BOTH = pytest.mark.parametrize('name', ['t5', 'decoder'])
 
 
-def _config(**kwargs):
+def _config(name, **kwargs):
   return ml_collections.ConfigDict(dict(
-      dim=16, num_layers=2, num_heads=3, head_dim=8, hidden=24, dropout=.1,
-      num_user_tokens=7, dtype='float32') | kwargs)
+      name=name, dim=16, num_layers=2, num_heads=3, head_dim=8, hidden=24,
+      dropout=.1, num_user_tokens=7, dtype='float32') | kwargs)
+
+
+def _sequence(item, segment, user=None, row=None):
+  zeros = np.zeros(item.shape, np.int32)
+  user = zeros if user is None else zeros + user[:, None]
+  return types.Sequence(
+      row=np.arange(len(item)) if row is None else row, user=user, item=item,
+      action=zeros, time=zeros, segment=segment.astype(np.int32),
+      label=np.ones(item.shape, np.float32),
+      target=(segment > 0).astype(np.float32))
 
 
 @functools.cache
 def _world(name, **kwargs):
-  model = {'t5': t5, 'decoder': decoder}[name].make(_config(**kwargs), _SIZES)
-  params = model.init(jax.random.key(0))
+  model = generator.make(_config(name, **kwargs), _SIZES)
+  params = jax.jit(model.init)(jax.random.key(0))
   # Away from the start, so that nothing is hidden by symmetry.
   leaves, tree = jax.tree.flatten(params)
+  noise = np.random.default_rng(1)
   params = tree.unflatten([
-      x + .3 * jax.random.normal(jax.random.key(i), x.shape)
-      for i, x in enumerate(leaves)])
+      x + .3 * noise.normal(size=x.shape).astype(np.float32) for x in leaves])
   rng = np.random.default_rng(0)
   codes = np.stack([rng.integers(0, k, _ITEMS) for k in _SIZES], 1)
-  history = rng.integers(0, _ITEMS, (_B, _H)).astype(np.int32)
-  mask = np.arange(_H)[None] >= np.array([0, 2, 4])[:, None]
-  return model, params, codes.astype(np.int32), history, mask.astype(
-      np.float32), np.arange(_B, dtype=np.int32)
+  item = rng.integers(0, _ITEMS, (_B, _H)).astype(np.int32)
+  segment = np.arange(_H)[None] >= np.array([0, 2, 4])[:, None]
+  history = _sequence(item, segment, np.arange(_B))
+  return model, params, codes.astype(np.int32), history
+
+
+def _written(model, params, sequence, codes, **kwargs):
+  """What training sees of a batch: (Written, labels)."""
+  @jax.jit
+  def run(params, sequence, codes):
+    x = model.embed(params, codes)
+    part = generator.split(model.layout, sequence, x, codes)
+    read = model.read(params, part.x, part.sequence, **kwargs)
+    return model.write(params, read, part.target, **kwargs), part.label
+  return run(params, sequence, codes)
+
+
+def _logits(*args, **kwargs):
+  return _written(*args, **kwargs)[0].logits
+
+
+def _with_target(history, item):
+  """Appends items [B] as the last places."""
+  return _sequence(
+      np.concatenate([history.item, item[:, None]], 1),
+      np.pad(history.segment, ((0, 0), (0, 1)), constant_values=1),
+      history.user[:, 0])
 
 
 def _direct(name, item):
   """Log-probabilities of all codes of items [B, C], by training's form."""
-  model, params, codes, history, mask, user = _world(name)
-  def one(item):  # [B]
-    if model.packed:
-      items = np.concatenate([history, item[:, None]], 1)
-      segment = np.concatenate([mask, np.ones((_B, 1))], 1).astype(np.int32)
-      logits = [z[:, -1] for z in model.train_logits(
-          params, codes[items], segment)]
-    else:
-      logits = model.train_logits(
-          params, codes[history], mask, user, codes[item])
-    return sum(jnp.take_along_axis(
-        jax.nn.log_softmax(z), codes[item][:, level, None], 1)[:, 0]
-               for level, z in enumerate(logits))
-  return np.stack([np.asarray(one(x)) for x in item.T], 1)
+  model, params, codes, history = _world(name)
+  out = []
+  for column in item.T:
+    both = _with_target(history, column)
+    written, label = _written(model, params, both, codes[both.item])
+    out.append(sum(jnp.take_along_axis(
+        jax.nn.log_softmax(z[:, -1]), label[:, -1, level, None], 1)[:, 0]
+                   for level, z in enumerate(written.logits)))
+  return np.stack(out, 1)
 
 
-@pytest.mark.parametrize('name', ['t5', 'decoder'])
+def _start(name, history=None):
+  model, params, codes, own = _world(name)
+  history = own if history is None else history
+  context, state = jax.jit(model.start)(
+      params, model.embed(params, codes[history.item]), history)
+  return lambda prefix, state: model.step(
+      params, context, prefix, state), state, codes
+
+
+@_BOTH
+def test_steps_along_given_codes_are_what_is_written(name):
+  model, params, codes, history = _world(name)
+  both = _with_target(history, np.array([3, 8, 11], np.int32))
+  step, state, _ = _start(name)
+  prefix = codes[both.item[:, -1]][:, None]
+  for level, want in enumerate(
+      _logits(model, params, both, codes[both.item])):
+    logits, state = step(prefix[..., :level], state)
+    np.testing.assert_allclose(logits[:, 0], want[:, -1], atol=1e-4)
+
+
+@_BOTH
 def test_wide_search_equals_scoring_every_item_as_in_training(name):
-  model, params, codes, history, mask, user = _world(name)
-  context, state = model.start(params, codes[history], mask, user)
-  t = trie.build(codes)
+  step, state, codes = _start(name)
   beams = decode.beam_search(
-      lambda prefix, state: model.step(params, context, prefix, state), t,
-      beam_size=_ITEMS, batch_size=_B, state=state, normalize=True)
-  want = _direct(name, np.tile(np.arange(_ITEMS), (_B, 1)))
+      step, trie.build(codes), beam_size=_ITEMS, batch_size=_B, state=state,
+      normalize=True)
+  want = _direct(name, np.tile(np.arange(_ITEMS, dtype=np.int32), (_B, 1)))
   got = np.full(want.shape, np.nan)
   np.put_along_axis(got, np.asarray(beams.item), np.asarray(beams.score), 1)
   np.testing.assert_allclose(got, want, atol=2e-4)
 
 
-@pytest.mark.parametrize('name', ['t5', 'decoder'])
+@_BOTH
 def test_narrow_search_follows_its_beams(name):
-  model, params, codes, history, mask, user = _world(name)
-  context, state = model.start(params, codes[history], mask, user)
+  step, state, codes = _start(name)
   beams = decode.beam_search(
-      lambda prefix, state: model.step(params, context, prefix, state),
-      trie.build(codes), beam_size=4, batch_size=_B, state=state,
+      step, trie.build(codes), beam_size=4, batch_size=_B, state=state,
       normalize=True)
   np.testing.assert_allclose(
       beams.score, _direct(name, np.asarray(beams.item)), atol=2e-4)
 
 
-@pytest.mark.parametrize('name', ['t5', 'decoder'])
+@_BOTH
+def test_hard_codes_are_weights_of_one(name):
+  model, params, codes, _ = _world(name)
+  soft = tuple(jax.nn.one_hot(codes[:, level], size)
+               for level, size in enumerate(_SIZES))
+  np.testing.assert_allclose(
+      model.embed(params, soft), model.embed(params, codes), atol=1e-6)
+  # The loss reaches who made the weights, of every level.
+  grads = jax.grad(lambda soft: jnp.sum(model.embed(params, soft) ** 2))(soft)
+  assert all(np.abs(grad).min() > 0 for grad in grads)
+
+
+@_BOTH
 def test_padding_has_no_influence(name):
-  model, params, codes, history, mask, user = _world(name)
-  other = np.where(mask > 0, history, (history + 3) % _ITEMS)
-  for items in (history, other):
-    context, state = model.start(params, codes[items], mask, user)
-    logits, _ = model.step(
-        params, context, jnp.zeros((_B, 1, 0), jnp.int32), state)
-    first = logits if items is history else first
-  np.testing.assert_array_equal(first, logits)
+  model, params, codes, history = _world(name)
+  other = history.replace(item=np.where(
+      history.segment > 0, history.item, (history.item + 3) % _ITEMS))
   # A longer history with more padding in front reads the same.
-  wide = lambda x: np.pad(x, ((0, 0), (3, 0)))
-  context, state = model.start(
-      params, codes[wide(history)], wide(mask), user)
-  logits, _ = model.step(
-      params, context, jnp.zeros((_B, 1, 0), jnp.int32), state)
-  np.testing.assert_allclose(first, logits, atol=1e-4)
+  wide = _sequence(
+      *(np.pad(x, ((0, 0), (3, 0))) for x in (history.item, history.segment)),
+      history.user[:, 0])
+  first, *more = (
+      step(jnp.zeros((_B, 1, 0), jnp.int32), state)[0]
+      for step, state, _ in (_start(name, x) for x in (history, other, wide)))
+  np.testing.assert_array_equal(first, more[0])
+  np.testing.assert_allclose(first, more[1], atol=1e-4)
+
+
+def test_user_tokens_are_hashed_and_may_be_absent():
+  model, params, codes, history = _world('t5')
+  run = lambda model, params, history: model.read(
+      params, model.embed(params, codes[history.item]), history).pooled
+  same = history.replace(user=history.user + 7)
+  other = history.replace(user=history.user + 1)
+  np.testing.assert_array_equal(
+      run(model, params, history), run(model, params, same))
+  assert not np.allclose(
+      run(model, params, history), run(model, params, other))
+  model, params, *_ = _world('t5', num_user_tokens=0)
+  assert 'user' not in params
+  np.testing.assert_array_equal(
+      run(model, params, history), run(model, params, other))
 
 
 def test_segments_of_a_row_do_not_see_each_other():
-  model, params, codes, _, _, _ = _world('decoder')
+  model, params, codes, _ = _world('decoder')
   rng = np.random.default_rng(1)
   item = rng.integers(0, _ITEMS, (1, 9))
-  segment = np.array([[1, 1, 1, 2, 2, 2, 2, 0, 0]], np.int32)
-  base = model.train_logits(params, codes[item], segment)
+  segment = np.array([[1, 1, 1, 2, 2, 2, 2, 0, 0]])
   other = item.copy()
   other[0, [0, 1, 2, 7, 8]] = rng.integers(0, _ITEMS, 5)
-  moved = model.train_logits(params, codes[other], segment)
-  alone = model.train_logits(
-      params, codes[item[:, 3:7]], np.ones((1, 4), np.int32))
+  base, moved, alone = (
+      _logits(model, params, _sequence(item, segment), codes[item])
+      for item, segment in ((item, segment), (other, segment),
+                            (item[:, 3:7], np.ones((1, 4)))))
   for a, b, c in zip(base, moved, alone):
-    np.testing.assert_allclose(a[:, 4:7], b[:, 4:7], atol=1e-5)
-    np.testing.assert_allclose(a[:, 4:7], c[:, 1:], atol=1e-4)
+    np.testing.assert_allclose(a[:, 3:7], b[:, 3:7], atol=1e-5)
+    np.testing.assert_allclose(a[:, 3:7], c, atol=1e-4)
 
 
 def test_later_items_and_codes_are_not_seen():
-  model, params, codes, _, _, _ = _world('decoder')
+  model, params, codes, _ = _world('decoder')
   item = np.arange(6)[None]
-  segment = np.ones((1, 6), np.int32)
-  tokens = codes[item].copy()
-  base = model.train_logits(params, tokens, segment)
+  sequence, tokens = _sequence(item, np.ones((1, 6))), codes[item].copy()
+  base = _logits(model, params, sequence, tokens)
   tokens[0, 3, 1] = (tokens[0, 3, 1] + 1) % _SIZES[1]
-  moved = model.train_logits(params, tokens, segment)
+  moved = _logits(model, params, sequence, tokens)
   for level, (a, b) in enumerate(zip(base, moved)):
     same = np.isclose(a, b, atol=1e-6).all(-1)[0]
     assert same.tolist() == [True] * 3 + [level <= 1, False, False]
 
 
-@pytest.mark.parametrize('name', ['t5', 'decoder'])
+def test_t5_writes_a_code_from_those_before_it():
+  model, params, codes, history = _world('t5')
+  both = _with_target(history, np.array([3, 8, 11], np.int32))
+  tokens = codes[both.item].copy()
+  base = _logits(model, params, both, tokens)
+  tokens[:, -1, 1] = (tokens[:, -1, 1] + 1) % _SIZES[1]
+  same = [np.allclose(a, b, atol=1e-6) for a, b in zip(
+      base, _logits(model, params, both, tokens))]
+  assert same == [True, True, False]
+
+
+@_BOTH
 def test_fresh_models_know_nothing(name):
-  model = {'t5': t5, 'decoder': decoder}[name].make(
-      _config(dim=64, num_heads=6, head_dim=64, hidden=128, dropout=0.),
+  model = generator.make(
+      _config(name, dim=64, num_heads=6, head_dim=64, hidden=128, dropout=0.),
       (256, 256, 256))
-  params = model.init(jax.random.key(1))
+  params = jax.jit(model.init)(jax.random.key(1))
   rng = np.random.default_rng(2)
   tokens = rng.integers(0, 256, (64, 6, 3)).astype(np.int32)
-  if model.packed:
-    logits = [z[:, 1:] for z in model.train_logits(
-        params, tokens, np.ones((64, 6), np.int32))]
-    label = tokens[:, 1:]
-  else:
-    logits = model.train_logits(
-        params, tokens[:, :5], np.ones((64, 5)), np.arange(64), tokens[:, 5])
-    label = tokens[:, 5]
-  for level, z in enumerate(logits):
-    loss = -jnp.take_along_axis(
-        jax.nn.log_softmax(z), label[..., level, None], -1).mean()
+  sequence = _sequence(np.zeros((64, 6), np.int32), np.ones((64, 6)))
+  written, label = _written(model, params, sequence, tokens)
+  # The first of a packed row has nothing before it.
+  first = 1 if model.layout == 'packed' else 0
+  for level, z in enumerate(written.logits):
+    z = z[:, first:]
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(z), label[
+        :, first:, level, None], -1).mean()
     # An untrained output has unit variance: half a nat above log K.
     assert abs(float(loss) - np.log(256) - .5) < .45
     assert .5 < float(jnp.std(z)) < 2
 
 
-@pytest.mark.parametrize('name', ['t5', 'decoder'])
+@_BOTH
+def test_shapes_of_what_is_read_and_written(name):
+  model, params, codes, history = _world(name)
+  both = _with_target(history, history.item[:, 0])
+  part = generator.split(model.layout, both, model.embed(
+      params, codes[both.item]), codes[both.item])
+  read = model.read(params, part.x, part.sequence)
+  num = {'packed': _H + 1, 'last': 1}[model.layout]
+  assert read.pooled.shape == (_B, num, 16)
+  states = model.write(params, read, part.target).states
+  assert states.shape == (_B, num, len(_SIZES), 16)
+  assert part.label.shape == (_B, num, len(_SIZES))
+  assert part.weight.shape == (_B, num)
+  assert model.heads is None and model.vector is None
+
+
+def test_split_keeps_the_target_from_what_is_read():
+  sequence = _sequence(np.arange(8).reshape(2, 4), np.ones((2, 4)))
+  codes = np.arange(16).reshape(2, 4, 2)
+  x = codes[..., None] * 1.
+  part = generator.split('last', sequence, x, codes)
+  assert part.sequence.item.tolist() == [[0, 1, 2], [4, 5, 6]]
+  assert part.sequence.row.tolist() == [0, 1]
+  np.testing.assert_array_equal(part.x, x[:, :3])
+  np.testing.assert_array_equal(part.target, x[:, 3:])
+  np.testing.assert_array_equal(part.label, codes[:, 3:])
+  assert part.weight.tolist() == [[1.], [1.]]
+  part = generator.split('packed', sequence, x, codes)
+  assert part.sequence is sequence and part.x is x and part.label is codes
+
+
+@_BOTH
 def test_dropout_and_bfloat16(name):
-  model, params, codes, history, mask, user = _world(name)
-  low, _, *_ = _world(name, dtype='bfloat16')
+  model, params, codes, history = _world(name)
+  low, *_ = _world(name, dtype='bfloat16')
   def call(model, rows, **kwargs):
-    if model.packed:
-      return model.train_logits(params, codes[history[rows]], mask[
-          rows].astype(np.int32), row=user[rows], **kwargs)[1]
-    return model.train_logits(
-        params, codes[history[rows]], mask[rows], user[rows],
-        codes[history[rows, -1]], row=user[rows], **kwargs)[1]
+    own = jax.tree.map(lambda x: x[rows], history)
+    return _logits(model, params, own, codes[own.item], **kwargs)[1]
   every = np.arange(_B)
   key = jax.random.key(3)
   plain, dropped = call(model, every), call(model, every, key=key)
@@ -182,6 +287,19 @@ def test_dropout_and_bfloat16(name):
   assert np.abs(near - plain).mean() < .1 * np.abs(plain).mean()
 
 
+@pytest.mark.parametrize('name, wrong', [
+    ('t5', 'dropout=1.5'), ('decoder', "dtype='float16'"),
+    ('decoder', 'head_dim=7'), ('rnn', "name='rnn'")])
+def test_wrong_settings_are_named(name, wrong):
+  key, value = wrong.split('=')
+  config = _config(name)
+  if key != 'name':
+    config = _config(name, **{key: {'1.5': 1.5, '7': 7}.get(
+        value, value.strip("'"))})
+  with pytest.raises(types.InputError, match=f'config.generator.{wrong}'):
+    generator.make(config, _SIZES)
+
+
 def test_relative_buckets():
   # By hand from the rule: exact up to 7, then three octave-like steps a side.
   distance = np.array([0, 1, -1, 7, -7, 8, 127, 500, -500])
@@ -189,12 +307,3 @@ def test_relative_buckets():
       0, 17, 1, 23, 7, 24, 31, 31, 15]
   assert t5.bucket(np.array([0, 3, -1, -15, -16, -500]), False).tolist() == [
       0, 0, 1, 15, 16, 31]
-
-
-def test_dropout_keeps_the_mean():
-  x = jnp.ones((4, 20_000))
-  row = jnp.arange(4)
-  y = attention.dropout(jax.random.key(0), .3, x, row)
-  assert abs(float(jnp.mean(y)) - 1) < .01
-  assert abs(float(jnp.mean(y == 0)) - .3) < .01
-  assert attention.dropout(None, .3, x, row) is x

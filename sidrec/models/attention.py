@@ -143,13 +143,15 @@ def turns(position: types.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
   """Returns cosine and sine [B, N, 1, d / 2] of what `rotate` turns by.
 
   Args:
-    position: [B, N] int32.
+    position: [B, N] int32, in [0, N).
     head_dim: d, even.
   """
   half = head_dim // 2
   rate = 1e4 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = position.astype(jnp.float32)[..., None, None] * rate[None, None, None]
-  return jnp.cos(angle), jnp.sin(angle)
+  place = jnp.arange(position.shape[1], dtype=jnp.float32)
+  angle = place[:, None, None] * rate[None, None]
+  # Rows of constants: XLA would compute those of positions in every loop anew.
+  return jnp.cos(angle)[position], jnp.sin(angle)[position]
 
 
 def rotate(x: types.Array, turn: tuple[types.Array, types.Array]) -> jax.Array:
