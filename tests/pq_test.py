@@ -1,10 +1,14 @@
 """Tests the product quantizer against scikit-learn and by its definition."""
 
+import ml_collections
 import numpy as np
 import pytest
+from sklearn import cluster
 from sklearn import decomposition
 
+from sidrec import tokenizers
 from sidrec import types
+from sidrec.tokenizers import base
 from sidrec.tokenizers import pq
 
 
@@ -32,3 +36,24 @@ def test_parts_are_a_rotation_of_like_variance():
 def test_more_levels_than_dimensions_are_refused():
   with pytest.raises(types.InputError, match='num_levels=3'):
     pq.parts(np.zeros((5, 2), np.float32), 3)
+
+
+def test_each_level_clusters_its_part():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((400, 6)).astype(np.float32)
+  spec = types.DataSpec(
+      num_items=400, num_users=1, items=types.FeatureSpec(),
+      request=types.FeatureSpec(), cross_names=(), num_actions=1,
+      history_length=1)
+  table = tokenizers.make(ml_collections.ConfigDict(dict(
+      name='pq', num_levels=3, codebook_size=(16, 4, 9), kmeans_steps=30)),
+      spec)
+  codes = table.fit(0, base.Items(
+      np.arange(400), x, types.FeatureTable(), np.ones(400)))
+  for level, (part, size) in enumerate(zip(pq.parts(x, 3), (16, 4, 9))):
+    assert len(np.unique(codes[:, level])) == size
+    square = sum(
+        np.square(part[own] - part[own].mean(0)).sum()
+        for own in (codes[:, level] == k for k in range(size)))
+    want = cluster.KMeans(size, n_init=3, random_state=0).fit(part).inertia_
+    assert square <= 1.1 * want

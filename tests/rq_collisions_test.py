@@ -1,10 +1,12 @@
 """Collision rules: distinct tuples, order, displacement, by brute force."""
 
+import ml_collections
 import numpy as np
 import pytest
 from scipy import special
 
 from sidrec import types
+from sidrec.tokenizers import base
 from sidrec.tokenizers import collisions
 
 V, K, WIDTH = 300, 8, 4
@@ -83,7 +85,7 @@ def test_suffix_counts_by_popularity_then_id():
   plain, *_ = collisions.resolve('suffix', codes, (2, 2))
   np.testing.assert_array_equal(plain[:, 2], [0, 0, 1, 2, 3, 0])
   with pytest.raises(
-      types.InputError, match='tokenizer.suffix_size: 3, but 4') as error:
+      types.InputError, match='codes.suffix_size: 3, but 4') as error:
     collisions.resolve('suffix', codes, (2, 2), suffix_size=3)
   assert '\n' not in str(error.value)
 
@@ -104,7 +106,10 @@ def test_sinkhorn_repair_is_that_of_a_plain_loop():
       for _ in range(50):
         plan -= special.logsumexp(plan, 1, keepdims=True) + np.log(len(rows))
         plan -= special.logsumexp(plan, 0, keepdims=True) + np.log(K)
-      want[rows, -1] = plan.argmax(1)
+      odds = np.stack([  # As mass, which has no digits for them all.
+          row - special.logsumexp(np.delete(plan, i, 0), 0)
+          for i, row in enumerate(plan)])
+      want[rows, -1] = odds.argmax(1)
   got, _, found = collisions.resolve('sinkhorn', codes, (4, 4, K), **given)
   np.testing.assert_array_equal(got, want)
   assert found['collisions/after'] < found['collisions/before']
@@ -177,7 +182,16 @@ def test_capacity_of_one_level():
 
 def test_wrong_use_says_what_to_do():
   codes, given = _world()
-  with pytest.raises(types.InputError, match='tokenizer.collisions.*suffix'):
+  settings = ml_collections.ConfigDict(dict(
+      collisions='capacity', suffix_size=4))
+  with pytest.raises(types.InputError, match='codes.collisions: capacity'):
+    collisions.check(settings, base.Table((4,), None))
+  collisions.check(settings, base.Tokenizer((4,), *[None] * 9))
+  for key, value in (('collisions', 'best'), ('suffix_size', 0)):
+    wrong = ml_collections.ConfigDict({**settings, key: value})
+    with pytest.raises(types.InputError, match=f'codes.{key}'):
+      collisions.check(wrong, base.Table((4,), None))
+  with pytest.raises(types.InputError, match='codes.collisions.*suffix'):
     collisions.resolve('best', codes, (8, 8, K))
   for rule in ('capacity', 'sinkhorn'):
     with pytest.raises(types.InputError, match='choose suffix'):

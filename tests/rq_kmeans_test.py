@@ -1,15 +1,17 @@
 """k-means, RQ-KMeans and the controls against brute force and scikit-learn."""
 
+import functools
+
 import ml_collections
 import numpy as np
 import pytest
-from scipy import optimize
 
 from sidrec import metrics
 from sidrec import tokenizers
 from sidrec import types
-from sidrec.tokenizers import balance
+from sidrec.tokenizers import base
 from sidrec.tokenizers import kmeans
+from sidrec.tokenizers import walk
 
 
 def _clustered(num, dim, seed=0, centers=12):
@@ -20,7 +22,7 @@ def _clustered(num, dim, seed=0, centers=12):
   return (x + .3 * rng.normal(size=x.shape)).astype(np.float32)
 
 
-def test_nearest_means_and_subtract_over_chunks(monkeypatch):
+def test_nearest_means_and_descent_over_chunks(monkeypatch):
   monkeypatch.setattr(kmeans, 'CHUNK', 7)
   x = _clustered(50, 4)
   centers = np.concatenate([x[:5], np.full((1, 4), 99., np.float32)])
@@ -32,9 +34,10 @@ def test_nearest_means_and_subtract_over_chunks(monkeypatch):
   for k in range(5):
     np.testing.assert_allclose(means[k], x[labels == k].mean(0), rtol=1e-5)
   np.testing.assert_array_equal(means[5], centers[5])  # Empty: it stays.
-  left = x.copy()
-  kmeans.subtract(left, labels, centers)
-  np.testing.assert_array_equal(left, x - centers[labels])
+  codes, (book,), rest = walk.descend(walk.to_nearest([centers]), x, 1)
+  np.testing.assert_array_equal(codes[:, 0], labels)
+  np.testing.assert_array_equal(rest, x - centers[labels])
+  np.testing.assert_array_equal(book, centers)
 
 
 def test_lloyd_uses_every_code_on_1024_points():
@@ -61,42 +64,22 @@ def test_lloyd_of_few_distinct_points():
   np.testing.assert_allclose(centers[labels], x)
 
 
-def _bounded_optimum(cost, low, high):
-  """The transport program with bounds on the columns, by linear programming."""
-  rows, columns = cost.shape
-  each = np.kron(np.eye(rows), np.ones(columns))
-  every = np.kron(np.ones(rows), np.eye(columns))
-  found = optimize.linprog(
-      cost.reshape(-1), A_eq=each, b_eq=np.ones(rows),
-      A_ub=np.concatenate([every, -every]),
-      b_ub=np.r_[np.full(columns, high), np.full(columns, -low)])
-  return found.fun
-
-
-@pytest.mark.parametrize('low, high', [(3, 9), (5, 5), (0, 8), (4, 60)])
-@pytest.mark.parametrize('exact', [True, False])
-def test_bounded_assign_is_near_the_optimum(low, high, exact, monkeypatch):
-  x = _clustered(60, 3)
-  cost = balance.squared_distances(x, x[:12])
-  monkeypatch.setattr(kmeans, '_EXACT_SLOTS', 1000 if exact else 0)
-  labels = kmeans.bounded_assign(cost, low, high)
-  count = np.bincount(labels, minlength=12)
-  assert low <= count.min() and count.max() <= high
-  got = cost[np.arange(60), labels].sum()
-  want = _bounded_optimum(cost.astype(np.float64), low, high)
-  assert got <= want * (1 + 1e-4 if exact else 1.35)
-
-
-def test_bounded_assign_refuses_what_cannot_be():
-  cost = np.zeros((10, 3), np.float32)
+def test_bounded_refuses_what_cannot_be():
+  x, centers = np.zeros((10, 2), np.float32), np.zeros((3, 2), np.float32)
   for low, high in ((4, 9), (0, 3), (5, 2)):
     with pytest.raises(types.InputError, match='10 rows cannot make 3'):
-      kmeans.bounded_assign(cost, low, high)
+      kmeans.bounded(x, centers, low=low, high=high)
 
 
-def test_constrained_sizes_are_within_bounds_at_little_cost():
+def _bounded(seed, x, num, low, high, **settings):
+  return kmeans.lloyd(
+      seed, x, num, functools.partial(kmeans.bounded, low=low, high=high),
+      **settings)
+
+
+def test_bounded_sizes_are_within_bounds_at_little_cost():
   x = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
-  labels, centers = kmeans.constrained(0, x, 32, 31, 124)
+  labels, centers = _bounded(0, x, 32, 31, 124, num_steps=10)
   count = np.bincount(labels, minlength=32)
   assert 31 <= count.min() and count.max() <= 124
   free, means = kmeans.lloyd(0, x, 32)
@@ -104,22 +87,66 @@ def test_constrained_sizes_are_within_bounds_at_little_cost():
       x - means[free]).sum()
 
 
-@pytest.mark.parametrize('num, clusters', [(500, 8), (503, 8), (5, 8)])
-def test_greedy_sizes_differ_by_one(num, clusters):
+@pytest.mark.parametrize('assign', [
+    functools.partial(kmeans.bounded, low=5, high=40), kmeans.in_turn,
+    kmeans.Even(), kmeans.nearest])
+def test_every_way_to_assign_says_its_distances(assign):
+  x = _clustered(200, 4)
+  labels, dist = assign(x, x[:9])
+  np.testing.assert_allclose(
+      dist, np.square(x - x[labels]).sum(1), atol=1e-4)
+
+
+def _even(seed, x, num, **settings):
+  return kmeans.lloyd(
+      seed, x, num, kmeans.Even(), start_rows=0, **settings)
+
+
+def _greedy(seed, x, num):
+  return kmeans.lloyd(seed, x, num, kmeans.in_turn, tolerance=-np.inf)
+
+
+@pytest.mark.parametrize('fit', [_even, _greedy])
+@pytest.mark.parametrize('num, clusters', [(500, 8), (503, 8), (40, 40), (5, 8)])
+def test_even_sizes_differ_by_one(fit, num, clusters):
   x = _clustered(num, 6)
-  labels, centers = kmeans.greedy_even(0, x, clusters)
+  labels, centers = fit(0, x, clusters)
   count = np.bincount(labels, minlength=clusters)
   assert np.ptp(count) <= 1 and count.sum() == num
   for k in np.flatnonzero(count):
     np.testing.assert_allclose(centers[k], x[labels == k].mean(0), atol=1e-5)
+  np.testing.assert_array_equal(labels, fit(0, x, clusters)[0])
+
+
+def test_even_clusters_of_equal_points():
+  labels, centers = _even(0, np.ones((20, 3)), 4)
+  np.testing.assert_array_equal(np.bincount(labels), [5, 5, 5, 5])
+  np.testing.assert_allclose(centers, 1.)
+
+
+def test_even_clusters_find_planted_ones():
+  rng = np.random.default_rng(0)
+  means = 10 * rng.normal(size=(6, 4))
+  truth = np.repeat(np.arange(6), 50)
+  x = means[truth] + .1 * rng.normal(size=(300, 4))
+  labels, _ = _even(3, x, 6, num_starts=5)
+  assert len(np.unique(6 * truth + labels)) == 6
+
+
+def test_even_clusters_against_the_constrained_package():
+  package = pytest.importorskip('k_means_constrained')
+  x = _clustered(600, 8)
+  reference = package.KMeansConstrained(
+      16, size_min=37, size_max=38, n_init=3, random_state=0).fit(x)
+  labels, centers = _even(0, x, 16, num_starts=3)
+  ours = np.square(x - centers[labels]).sum()
+  assert ours <= 1.03 * reference.inertia_
 
 
 def _config(**settings):
-  config = ml_collections.ConfigDict(dict(
-      num_levels=3, codebook_size=8, balance='none', kmeans_steps=20,
-      start_rows=0, fields=()))
-  config.update(settings)
-  return config
+  return ml_collections.ConfigDict({**dict(
+      name='rqkmeans', num_levels=3, codebook_size=8, balance='none',
+      kmeans_steps=20, start_rows=0, fields=()), **settings})
 
 
 def _spec(num_items, fields=()):
@@ -132,57 +159,72 @@ def _spec(num_items, fields=()):
       history_length=1)
 
 
-def test_rqkmeans_codes_are_of_the_residuals():
+def _items(x, features=types.FeatureTable()):
+  return base.Items(np.arange(len(x)), x, features, np.ones(len(x)))
+
+
+def _fit(tokenizer, x):
+  """Returns (params, codes) of the whole fit."""
+  params, _, codes = tokenizer.start(0, {}, {}, _items(x))
+  if codes is None:
+    codes, _ = tokenizer.assign(params, {}, _items(x), None)
+  return params, codes
+
+
+@pytest.mark.parametrize('size', [8, (8, 5, 11)])
+def test_rqkmeans_codes_are_of_the_residuals(size):
   x = _clustered(403, 5)
-  tokenizer = tokenizers.get('rqkmeans').make(_config(), _spec(403))
-  params, codebook = tokenizer.fit(0, {}, {}, x)
+  tokenizer = tokenizers.make(_config(codebook_size=size), _spec(403))
+  params, codes = _fit(tokenizer, x)
   left = x.astype(np.float64)
   for level, book in enumerate(params['books']):
+    assert len(book) == tokenizer.sizes[level]
     label = np.square(left[:, None] - book[None]).sum(-1).argmin(1)
-    np.testing.assert_array_equal(codebook['codes'][:, level], label)
+    np.testing.assert_array_equal(codes[:, level], label)
     for k in np.unique(label):
       np.testing.assert_allclose(book[k], left[label == k].mean(0), atol=.05)
     left = left - book[label]
-  assert np.square(left).sum() < .2 * np.square(x - x.mean(0)).sum()
-  again, found = tokenizer.refresh(params, codebook, x)
-  np.testing.assert_array_equal(again['codes'], codebook['codes'])
-  assert found['tokenizer/churn'] == 0
+  # Along the codes that stand the same is left, and nothing else is needed.
+  _, _, rest = walk.descend(walk.along(params['books'], codes), x, 3)
+  np.testing.assert_allclose(rest, left, atol=1e-5)
+  np.testing.assert_allclose(
+      x - rest, walk.prefix(params['books'], codes), atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['greedy', 'prices'])
 def test_balanced_rqkmeans_sizes_differ_by_one(kind):
   x = _clustered(403, 5)
-  tokenizer = tokenizers.get('rqkmeans').make(
-      _config(balance=kind), _spec(403))
-  params, codebook = tokenizer.fit(0, {}, {}, x)
-  fresh, _ = tokenizer.refresh(params, codebook, x)
-  for codes in (codebook['codes'], fresh['codes']):
+  tokenizer = tokenizers.make(_config(balance=kind), _spec(403))
+  params, codes = _fit(tokenizer, x)
+  fresh, metric = tokenizer.assign(params, {}, _items(x), codes)
+  assert metric['tokenizer/churn'] == np.mean((fresh != codes).any(1))
+  for found in (codes, fresh):
     for level in range(3):
-      assert np.ptp(np.bincount(codes[:, level], minlength=8)) <= 1
-  gini = metrics.code_statistics(codebook['codes'], (8,) * 3)
+      assert np.ptp(np.bincount(found[:, level], minlength=8)) <= 1
+  gini = metrics.code_statistics(codes, (8,) * 3)
   assert gini['tokenizer/gini@2'] < .01
   with pytest.raises(types.InputError, match='tokenizer.balance'):
-    tokenizers.get('rqkmeans').make(_config(balance='even'), _spec(403))
+    tokenizers.make(_config(balance='even'), _spec(403))
 
 
 def test_rqkmeans_does_not_care_about_the_scale():
   x = _clustered(200, 5)
-  tokenizer = tokenizers.get('rqkmeans').make(_config(), _spec(200))
-  want = tokenizer.fit(0, {}, {}, x)[1]['codes']
-  got = tokenizer.fit(0, {}, {}, x / 64)[1]['codes']
-  np.testing.assert_array_equal(got, want)
+  tokenizer = tokenizers.make(_config(), _spec(200))
+  np.testing.assert_array_equal(
+      _fit(tokenizer, x)[1], _fit(tokenizer, x / 64)[1])
 
 
-@pytest.mark.parametrize('num_levels, size', [(3, 8), (4, 256)])
+@pytest.mark.parametrize('num_levels, size', [
+    (3, 8), (4, 256), (1, 500), (2, (20, 60))])
 def test_random_codes_are_distinct_and_spread(num_levels, size):
-  tokenizer = tokenizers.get('random').make(
-      _config(num_levels=num_levels, codebook_size=size), _spec(500))
-  codes = [tokenizer.fit(seed, {}, {}, np.zeros((500, 1)))[1]['codes']
-           for seed in (0, 0, 1)]
+  table = tokenizers.make(
+      _config(name='random', num_levels=num_levels, codebook_size=size),
+      _spec(500))
+  codes = [table.fit(seed, _items(np.zeros((500, 1)))) for seed in (0, 0, 1)]
   np.testing.assert_array_equal(codes[0], codes[1])
   assert (codes[0] != codes[2]).mean() > .8
   assert len(np.unique(codes[0], axis=0)) == 500
-  found = metrics.code_statistics(codes[0], (size,) * num_levels)
+  found = metrics.code_statistics(codes[0], table.sizes)
   for level in range(1, num_levels + 1):
     assert found[f'tokenizer/usage@{level}'] > .8
 
@@ -201,22 +243,20 @@ def _catalog():
   ids[:, 17] = np.where(row % 3, 107 + row % 3 - 1, 0)
   ids[:, 18] = 109 + row % 3
   ids[1, 18] = 0
-  return fields, types.FeatureTable(
-      ids=ids, values=np.zeros((40, 0)), vectors=np.zeros((40, 0)))
+  return fields, types.FeatureTable(ids=ids)
 
 
-def _category(given, features, **settings):
-  tokenizer = tokenizers.get('category').make(
-      _config(**{'codebook_size': 16, **settings}), _spec(40, given))
-  codebook = {'codes': np.zeros((40, tokenizer.num_levels), np.int32)}
-  return tokenizer, tokenizer.fit(
-      0, {}, codebook, np.zeros((40, 1)), features=features)[1]['codes']
+def _category(given, features, seed=0, **settings):
+  table = tokenizers.make(
+      _config(**{'name': 'category', 'codebook_size': 16, **settings}),
+      _spec(40, given))
+  return table, table.fit(seed, _items(np.zeros((40, 1)), features))
 
 
 def test_category_codes_follow_the_fields_coarse_to_fine():
   fields, features = _catalog()
-  tokenizer, codes = _category(fields, features)
-  assert tokenizer.codebook_sizes == (3, 4, 16)  # 'top', 'tags', the items.
+  table, codes = _category(fields, features)
+  assert table.sizes == (3, 4, 16)  # 'top', 'tags', the items.
   row = np.arange(40)
   np.testing.assert_array_equal(codes[:, 0], row % 3)  # 0 = missing.
   want = row % 3 + 1
@@ -225,11 +265,21 @@ def test_category_codes_follow_the_fields_coarse_to_fine():
   assert len(np.unique(codes, axis=0)) == 40
   for cell in np.unique(codes[:, :2], axis=0):
     inside = codes[(codes[:, :2] == cell).all(1), 2]
-    np.testing.assert_array_equal(inside, np.arange(len(inside)))
-  tokenizer, codes = _category(fields, features, fields=('leaf', 'tags.1'))
-  assert tokenizer.codebook_sizes == (7, 4, 16)
+    np.testing.assert_array_equal(np.sort(inside), np.arange(len(inside)))
+  table, codes = _category(fields, features, fields=('leaf', 'tags.1'))
+  assert table.sizes == (7, 4, 16)
   np.testing.assert_array_equal(codes[:, 0], row % 6 + 1)
   assert not codes[:, 1].any()  # Nobody has a second tag.
+
+
+def test_category_fills_cells_in_random_order():
+  """Numbers of items say when they came: they must not be read off a code."""
+  fields, features = _catalog()
+  last = [_category(fields, features, seed)[1][:, -1] for seed in range(30)]
+  np.testing.assert_array_equal(last[3], _category(fields, features, 3)[1][:, -1])
+  assert len(np.unique(last, axis=0)) == 30
+  ranks = [np.corrcoef(np.arange(40), x)[0, 1] for x in last]
+  assert abs(np.mean(ranks)) < .1
 
 
 def test_category_says_what_is_missing():
@@ -239,7 +289,7 @@ def test_category_says_what_is_missing():
   with pytest.raises(types.InputError, match="tokenizer.fields.*'title'"):
     _category(fields, features, fields=('top', 'title'))
   with pytest.raises(types.InputError, match='features'):
-    _category(fields, None)
+    _category(fields, types.FeatureTable())
   with pytest.raises(types.InputError, match='14 items share one cell'):
     _category(fields, features, codebook_size=13)
   with pytest.raises(types.InputError, match='tokenizer.codebook_size'):

@@ -31,7 +31,7 @@ from sidrec.tokenizers import transport
 RULES = ('none', 'suffix', 'sinkhorn', 'capacity')
 _BY_CODEWORDS = ('sinkhorn', 'capacity')
 _EPSILON = .003  # LETTER's, on distances scaled to [-1, 1].
-_BLOCK = 1 << 16  # Entries [G, n, K] that one Sinkhorn call holds.
+_BLOCK = 1 << 13  # Entries [G, n, K] that one Sinkhorn call holds.
 
 Resolved = tuple[np.ndarray, tuple[int, ...], dict[str, float]]
 
@@ -188,9 +188,9 @@ def _suffix(
 
 @jax.jit
 @jax.vmap
-def _spread(dist: jax.Array) -> jax.Array:
-  """Chooses codes [G, n] by Sinkhorn within each of G groups: [G, n, K]."""
-  return transport.spread(dist, epsilon=_EPSILON)
+def _spread(dist: jax.Array, mask: jax.Array) -> jax.Array:
+  """Chooses codes by Sinkhorn in G groups: [G, n, K], [G, n] -> [G, n]."""
+  return transport.spread(dist, mask, epsilon=_EPSILON)
 
 
 def _sinkhorn(
@@ -204,15 +204,20 @@ def _sinkhorn(
       return codes, done
     order = np.argsort(group, kind='stable')
     start = np.cumsum(count) - count
-    for size in np.unique(count[count > 1]):
-      first = start[count == size]
+    # Sizes are filled up to powers of two, and blocks to always as many
+    # groups: a handful of programs serve all.
+    room = 1 << np.ceil(np.log2(count)).astype(int)
+    for size in np.unique(room[count > 1]):
+      chosen = np.flatnonzero((room == size) & (count > 1))
       step = max(_BLOCK // int(size * len(book)), 1)
-      for i in range(0, len(first), step):
-        # Always `step` groups, some of them twice: one program a group size.
-        block = np.resize(first[i:i + step], step)
-        rows = order[block[:, None] + np.arange(size)[None]]
+      for i in range(0, len(chosen), step):
+        block = np.resize(chosen[i:i + step], step)
+        place = np.arange(size)[None]
+        mask = place < count[block][:, None]
+        rows = order[start[block][:, None] + np.where(mask, place, 0)]
         dist = kmeans.squared(residual[rows.reshape(-1)], book)
-        codes[rows, -1] = _spread(dist.reshape(*rows.shape, -1))
+        found = np.asarray(_spread(dist.reshape(*rows.shape, -1), mask))
+        codes[rows[mask], -1] = found[mask]
   return codes, num_rounds
 
 

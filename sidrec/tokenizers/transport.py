@@ -25,7 +25,8 @@ _COLDEST = .01  # Last temperature, in standard deviations of the cost.
 
 
 def log_plan(
-    dist: jax.Array, *, epsilon: float, num_steps: int = 50
+    dist: jax.Array, mask: jax.Array | None = None, *, epsilon: float,
+    num_steps: int = 50
 ) -> jax.Array:
   """Spreads rows evenly over the columns.
 
@@ -34,6 +35,7 @@ def log_plan(
 
   Args:
     dist: [B, K] distances, finite, in any unit.
+    mask: [B] bool, True = a row, at least one; None = all are.
     epsilon: temperature, in half-ranges of the distances.
     num_steps: rounds.
 
@@ -42,13 +44,18 @@ def log_plan(
   """
   chex.assert_rank(dist, 2)
   dist = jax.lax.stop_gradient(jnp.asarray(dist, jnp.float32))
-  high, low = jnp.max(dist), jnp.min(dist)
+  valid = jnp.ones(dist.shape[:1], bool) if mask is None else mask
+  valid = jnp.broadcast_to(valid[:, None], dist.shape)
+  high = jnp.max(dist, where=valid, initial=-jnp.inf)
+  low = jnp.min(dist, where=valid, initial=jnp.inf)
   middle, half = (high + low) / 2, (high - low) / 2 + 1e-5
-  start = -(dist - middle) / (half * epsilon)
-  log_rows, log_columns = -jnp.log(dist.shape[0]), -jnp.log(dist.shape[1])
+  start = jnp.where(valid, -(dist - middle) / (half * epsilon), -jnp.inf)
+  log_rows = -jnp.log(jnp.sum(valid[:, 0]))
+  log_columns = -jnp.log(dist.shape[1])
 
   def step(plan: jax.Array, _: None) -> tuple[jax.Array, None]:
     plan += log_rows - jax.nn.logsumexp(plan, 1, keepdims=True)
+    plan = jnp.where(valid, plan, -jnp.inf)  # Nothing over nothing.
     plan += log_columns - jax.nn.logsumexp(plan, 0, keepdims=True)
     return plan, None
 
@@ -56,19 +63,20 @@ def log_plan(
 
 
 def spread(
-    dist: jax.Array, *, epsilon: float, num_steps: int = 50,
-    axis_name: str | None = None
+    dist: jax.Array, mask: jax.Array | None = None, *, epsilon: float,
+    num_steps: int = 50, axis_name: str | None = None
 ) -> jax.Array:
   """Returns the column of most mass for each row: [B, K] -> [B] int32.
 
   Args:
-    dist, epsilon, num_steps: as `log_plan`.
-    axis_name: data-parallel axis that the rows span, or None.
+    dist, mask, epsilon, num_steps: as `log_plan`.
+    axis_name: data-parallel axis that the rows span, or None; there is no mask
+      then.
   """
   num_rows = dist.shape[0]
   if axis_name is not None:
     dist = jax.lax.all_gather(dist, axis_name, tiled=True)
-  plan = log_plan(dist, epsilon=epsilon, num_steps=num_steps)
+  plan = log_plan(dist, mask, epsilon=epsilon, num_steps=num_steps)
   # Of fewer rows than columns, one has columns for itself: their masses are
   # alike to the last digit of float32, the odds against the other rows not.
   total = jax.nn.logsumexp(plan, 0, keepdims=True)
