@@ -30,8 +30,9 @@ def _load(directory, bare):
 
 
 def _init(model, dataset):
-  return jax.jit(lambda key, catalog: ranker.init(key, model, catalog))(
-      jax.random.key(0), dataset.catalog)
+  return jax.jit(lambda key, catalog: ranker.init(
+      key, model, lambda own, batch: _paths(own, catalog, batch, False)))(
+          jax.random.key(0), dataset.catalog)
 
 
 def _paths(model, catalog, batch, train):

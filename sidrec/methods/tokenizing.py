@@ -290,9 +290,10 @@ def _last_level(
     parts: _Parts, own: types.PyTree, items: tokenizers_base.Items,
     codes: np.ndarray) -> dict[str, np.ndarray]:
   """Returns what collision rules by codewords read of the last level."""
-  books = [np.asarray(book) for book in parts.tokenizer.books(own)]
-  return dict(residual=walk.rest(books[:-1], items.latents, codes),
-              book=books[-1])
+  books = parts.tokenizer.books(own)
+  _, _, rest = walk.descend(
+      walk.along(books, codes), items.latents, len(books) - 1)
+  return dict(residual=rest, book=np.asarray(books[-1]))
 
 
 def _finish(
