@@ -1,85 +1,22 @@
-"""Tests of the DIG quantizer: values, gate, gradients, statistics."""
+"""Tests of the DIG quantizer: values, gate, gradients."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from sidrec import tokenizers
 from sidrec import types
-from sidrec.tokenizers import base
 from sidrec.tokenizers import noise
 from sidrec.tokenizers import walk
+from tests import dig_world
 
-V, D = 60, 6
-SIZES = (5, 4, 6)
-L = len(SIZES)
-KEY, ITEMS = jax.random.key(7), jnp.arange(V)
-
-
-@functools.lru_cache(None)  # So that jit's own caches are kept.
-def _make(num_items=V, **settings):
-  config = ml_collections.ConfigDict({**dict(
-      name='dig', num_levels=L, codebook_size=SIZES, assignment='gumbel_st',
-      forward_code='mixed', tau=.5, usage_ratio=1.5, usage_momentum=.9,
-      ema_decay=.8, commit_weight=.25, book_weight=1., slack=1.25, margin=.5,
-      ste_recall=False, cut_path=False), **settings})
-  spec = types.DataSpec(
-      num_items=num_items, num_users=1, items=types.FeatureSpec(),
-      request=types.FeatureSpec(), cross_names=(), num_actions=1,
-      history_length=1)
-  tokenizer = tokenizers.make(config, spec)
-  return tokenizer._replace(
-      quantize=jax.jit(tokenizer.quantize),
-      read=jax.jit(tokenizer.read, static_argnames='live'),
-      loss=jax.jit(tokenizer.loss),
-      update=jax.jit(tokenizer.update, static_argnames='axis_name'))
-
-
-def _items(x):
-  x = np.asarray(x)
-  return base.Items(
-      np.arange(len(x)), x, types.FeatureTable(), np.ones(len(x)))
-
-
-def _explore(sigma=.5, key=KEY, item=ITEMS):
-  return base.Explore(item, key, jnp.float32(sigma))
-
-
-class World:
-  """A tokenizer after the tree start."""
-
-  def __init__(self, hot=False, **settings):
-    self.tok = _make(**settings)
-    x = np.random.default_rng(0).normal(size=(V, D)).astype(np.float32)
-    params, variables, self.sid = self.tok.start(0, {}, {}, _items(x))
-    # Semantic rows apart from the address rows, or mistakes would not show.
-    rng = np.random.default_rng(1)
-    params['semantic'] = tuple(
-        book + .1 * rng.normal(size=book.shape).astype(np.float32)
-        for book in params['semantic'])
-    self.params, self.variables = jax.tree.map(
-        jnp.asarray, (params, variables))
-    if hot:
-      self.variables['usage'] = jnp.ones(SIZES[0])
-    self.x, self.stored = jnp.asarray(x), jnp.asarray(self.sid)
-
-  def quantize(self, x=None, stored=True, **settings):
-    return self.tok.quantize(
-        self.params, self.variables, self.x if x is None else x,
-        stored=self.stored if stored is True else stored, **settings)
-
-  def read(self, path, **settings):
-    return self.tok.read(
-        self.params, self.variables, path, self.x, **settings)
-
-  def loss(self, path, **settings):
-    return self.tok.loss(
-        self.params, self.variables, self.x, path, stored=self.stored,
-        **settings)
+D, ITEMS, KEY, L, SIZES, V = (
+    dig_world.D, dig_world.ITEMS, dig_world.KEY, dig_world.L, dig_world.SIZES,
+    dig_world.V)
+World, _explore, _items, _make = (
+    dig_world.World, dig_world.explore, dig_world.items, dig_world.make)
 
 
 def test_start_gives_distinct_codes_and_copies_the_table():
@@ -243,22 +180,6 @@ def test_noise_belongs_to_the_item():
   assert (run(jax.random.key(8), ITEMS) != codes).any()
 
 
-def test_noise_is_gumbel():
-  draw = jax.jit(lambda seed: jnp.concatenate(
-      noise.gumbel(jax.random.key(seed), ITEMS, SIZES), 1))
-  draws = np.stack([draw(seed) for seed in range(40)])  # [40, V, sum of K]
-  assert abs(draws.mean() - .5772) < .03
-  assert abs(draws.var() - np.pi**2 / 6) < .06
-  uniform = np.sort(np.exp(-np.exp(-draws.astype(np.float64))).reshape(-1))
-  ideal = (np.arange(uniform.size) + .5) / uniform.size
-  assert np.abs(uniform - ideal).max() < 1.63 / np.sqrt(uniform.size)  # KS 1 %
-  flat = draws.reshape(40 * V, -1)
-  corr = np.corrcoef(flat.T) - np.eye(flat.shape[1])
-  assert np.abs(corr).max() < .1
-  flat = draws.transpose(1, 0, 2).reshape(V, -1)  # Items do not agree.
-  assert np.abs(np.corrcoef(flat) - np.eye(V)).max() < .2
-
-
 @functools.lru_cache(None)
 def _grad_fn(loss, live, **settings):
   tok = _make(**settings)
@@ -342,106 +263,6 @@ def test_quantization_loss_equals_numpy():
   assert all(np.abs(g).max() > 0 for g in grads['address'])
   assert np.abs(to_x).max() > 0
   assert _none(grads['semantic'])
-
-
-def test_logits_are_in_units_of_the_gap():
-  # The same world 100 times larger explores alike.
-  w = World(hot=True)
-  small = w.quantize(explore=_explore()).codes
-  w.params = jax.tree.map(lambda v: 100 * v, w.params)
-  w.variables['gap'] *= 100**2
-  large = w.quantize(100 * w.x, explore=_explore()).codes
-  assert np.mean(np.asarray(small == large)) > .99
-
-
-def _reference_update(variables, path, mask, ema):
-  new = jax.tree.map(lambda v: np.array(v, np.float64), variables)
-  rows = np.flatnonzero(mask)
-  near = np.argmin(path.distances[0], 1)
-  two = [np.sort(dist, 1)[rows, :2] for dist in path.distances]
-  share = np.bincount(near[rows], minlength=SIZES[0]) / len(rows)
-  new['usage'] = .9 * new['usage'] + .1 * share
-  new['gap'] = .9 * new['gap'] + .1 * np.array(
-      [np.mean(pair[:, 1] - pair[:, 0]) for pair in two])
-  if ema:
-    codes, r = np.asarray(path.codes), np.asarray(path.residuals)
-    for level, size in enumerate(SIZES):
-      for k in range(size):
-        mine = [i for i in rows if codes[i, level] == k]
-        new['count'][level][k] *= .8
-        new['sum'][level][k] *= .8
-        new['count'][level][k] += .2 * len(mine) / len(rows)
-        for i in mine:
-          new['sum'][level][k] += .2 * r[i, level] / len(rows)
-        new['address'][level][k] = (
-            new['sum'][level][k] / new['count'][level][k])
-  return new
-
-
-@pytest.mark.parametrize('assignment', ['gumbel_st', 'ema'])
-def test_update_equals_numpy_and_replicas_agree(assignment):
-  w = World(assignment=assignment)
-  item = jax.random.randint(jax.random.key(2), (32,), 0, V)
-  mask = (jnp.arange(32) % 3 > 0).astype(jnp.float32)
-  x = (w.x[item] + .1).at[0].set(jnp.nan)  # Masked: it may hold anything.
-
-  def step(x, item, mask, axis_name):
-    path = w.quantize(
-        x, w.stored[item], explore=_explore(item=item))
-    return path, w.tok.update(
-        w.variables, path, mask=mask, axis_name=axis_name)
-
-  path, one = step(x, item, mask, None)
-  want = _reference_update(w.variables, path, mask, assignment == 'ema')
-  assert set(one) == set(want)
-  for name, value in want.items():
-    for a, b in zip(jax.tree.leaves(one[name]), jax.tree.leaves(value)):
-      np.testing.assert_allclose(a, b, atol=2e-5, err_msg=name)
-  split, many = jax.vmap(
-      lambda x, i, m: step(x, i, m, 'device'), axis_name='device')(
-          x.reshape(4, 8, D), item.reshape(4, 8), mask.reshape(4, 8))
-  np.testing.assert_array_equal(
-      np.asarray(split.codes).reshape(32, L), path.codes)
-  for got, own in zip(jax.tree.leaves(many), jax.tree.leaves(one)):
-    assert (got == got[:1]).all()  # Replicas are identical.
-    np.testing.assert_allclose(got[0], own, atol=1e-5)
-
-
-@pytest.mark.parametrize('assignment', ['gumbel_st', 'ema'])
-def test_update_with_nothing_to_learn_changes_nothing(assignment):
-  w = World(assignment=assignment)
-  new = w.tok.update(
-      w.variables, w.quantize(), mask=jnp.zeros(V), axis_name=None)
-  for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(w.variables)):
-    np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
-@pytest.mark.parametrize('assignment', ['gumbel_st', 'ema'])
-def test_assign(assignment):
-  w = World(assignment=assignment, slack=1.)
-  same, metrics = w.tok.assign(w.params, w.variables, _items(w.x), w.sid)
-  np.testing.assert_array_equal(same, w.sid)
-  assert metrics['tokenizer/churn'] == 0
-  moved = _items(w.x + .5 * jax.random.normal(jax.random.key(4), w.x.shape))
-  new, metrics = w.tok.assign(w.params, w.variables, moved, w.sid)
-  assert len(np.unique(new, axis=0)) == V
-  assert metrics['tokenizer/churn'] == np.mean((new != w.sid).any(1)) > 0
-  free = w.quantize(jnp.asarray(moved.vectors), None).codes
-  assert metrics['tokenizer/nearest_agreement'] == np.mean(
-      np.all(np.asarray(free) == new, 1))
-  calm = _make(assignment=assignment, slack=1., margin=1e6)
-  np.testing.assert_array_equal(
-      calm.assign(w.params, w.variables, moved, w.sid)[0], w.sid)
-  # Without old codes none is favoured.
-  fresh, _ = calm.assign(w.params, w.variables, moved, None)
-  assert (fresh != w.sid).any()
-
-
-def test_assign_refuses_broken_vectors():
-  w = World()
-  with pytest.raises(FloatingPointError):
-    w.tok.assign(
-        w.params, w.variables, _items(w.x.at[3, 2].set(jnp.nan)), w.sid)
 
 
 def test_vectors_outside_the_catalog_get_nearest_codes():

@@ -163,7 +163,7 @@ def test_a_small_catalog_has_not_collapsed(num_items):
   codes, left = [], x.copy()
   for level in range(3):
     labels, book = kmeans.lloyd(level, left, 64, num_steps=10)
-    kmeans.subtract(left, labels, book)
+    left -= book[labels]
     codes.append(labels)
   sizes = (64,) * 3
   diagnostics.check_collapse(

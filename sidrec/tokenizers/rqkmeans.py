@@ -8,7 +8,6 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sidrec import rng
@@ -76,7 +75,7 @@ def _quantize(
 ) -> walk.Path:
   """Reads the stored codes, or takes the nearest."""
   del variables, explore, train, axis_name
-  return walk.walk(params['books'], jnp.asarray(z), walk.reading(stored))
+  return walk.walk(params['books'], z, walk.reading(stored))
 
 
 def _start(
