@@ -107,14 +107,13 @@ def _assign(
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Assigns (new) item vectors to the fitted codewords, see `base.AssignFn`."""
   del variables
-  level_fn = None
-  if s.balance != 'none':
-    def level_fn(level: int, rest: np.ndarray
-                 ) -> tuple[np.ndarray, np.ndarray]:
-      book = np.asarray(params['books'][level])
-      low, extra = divmod(len(rest), len(book))
-      return kmeans.bounded(
-          rest, book, low=low, high=low + bool(extra))[0], book
+  books = residual.books(params)
+
+  def even(level: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    book = np.asarray(books[level])
+    low, extra = divmod(len(rest), len(book))
+    return kmeans.bounded(
+        rest, book, low=low, high=low + bool(extra))[0], book
 
   return residual.assign_rows(
-      residual.books(params), checks.latents(items), old, level_fn)
+      books, checks.latents(items), old, None if s.balance == 'none' else even)
