@@ -8,6 +8,7 @@ the caller gave, and the configuration) and `metrics`. A folder not yet renamed
 to its step is a save that was cut off: ignored, and removed at the next start.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -57,18 +58,10 @@ class Checkpointer:
     self._directory = directory
     logging.getLogger('absl').addFilter(_not_orbax_noise)
     self._config = None if config is None else _plain(config)
-    worst = -math.inf if best_mode == 'max' else math.inf
-    sign = 1 if best_mode == 'max' else -1
-    def quality(metrics):
-      value = (metrics or {}).get(best_metric, worst)
-      if value is None or math.isnan(value) or value == worst:
-        return worst
-      if among is None:
-        return float(value)
-      # One number for both: the group, and within it the value as a share.
-      return sign * metrics[among] + math.atan(value) / math.pi
-    self._quality, self._sign = quality, sign
-    self._worst = worst
+    self._sign = 1 if best_mode == 'max' else -1
+    self._worst = -self._sign * math.inf
+    quality = self._quality = functools.partial(
+        _quality, best_metric, among, self._sign)
     keep = [_policies.LatestN(keep_latest)]
     if best_metric is not None:
       keep.append(_policies.BestN(
@@ -267,6 +260,17 @@ class _Explain:
         f'{owner._directory}: a checkpoint could not be written '
         f'({_one_line(error)}); the last good one is of step {good}: free '
         'space there and run the same command again') from error
+
+
+def _quality(name, among, sign, metrics):
+  """The number that the best checkpoint has the most (sign 1) or least of."""
+  value = (metrics or {}).get(name)
+  if value is None or math.isnan(value):
+    return -sign * math.inf
+  if among is None:
+    return float(value)
+  # One number for both: the group, and within it the value as a share.
+  return sign * metrics[among] + math.atan(value) / math.pi
 
 
 def _not_orbax_noise(record):

@@ -107,7 +107,8 @@ def _greedy(seed, x, num):
 
 
 @pytest.mark.parametrize('fit', [_even, _greedy])
-@pytest.mark.parametrize('num, clusters', [(500, 8), (503, 8), (40, 40), (5, 8)])
+@pytest.mark.parametrize(
+    'num, clusters', [(500, 8), (503, 8), (40, 40), (5, 8)])
 def test_even_sizes_differ_by_one(fit, num, clusters):
   x = _clustered(num, 6)
   labels, centers = fit(0, x, clusters)
@@ -276,7 +277,8 @@ def test_category_fills_cells_in_random_order():
   """Numbers of items say when they came: they must not be read off a code."""
   fields, features = _catalog()
   last = [_category(fields, features, seed)[1][:, -1] for seed in range(30)]
-  np.testing.assert_array_equal(last[3], _category(fields, features, 3)[1][:, -1])
+  np.testing.assert_array_equal(
+      last[3], _category(fields, features, 3)[1][:, -1])
   assert len(np.unique(last, axis=0)) == 30
   ranks = [np.corrcoef(np.arange(40), x)[0, 1] for x in last]
   assert abs(np.mean(ranks)) < .1

@@ -11,16 +11,18 @@ from scipy import special
 
 from sidrec import tokenizers
 from sidrec import types
-from sidrec.tokenizers import contrast
+from sidrec.tokenizers import base
+from sidrec.tokenizers import cost
 from sidrec.tokenizers import letter
 from sidrec.tokenizers import noise
 from sidrec.tokenizers import residual
 
-V, D, L, K, WIDTH = 48, 8, 2, 12, 4
+V, D, WIDTH = 48, 8, 4
+SIZES = (12, 9)
 # Compiled whole: op by op takes longer than all else here.
-_in_batch = jax.jit(contrast.in_batch, static_argnames='tau')
+_in_batch = jax.jit(cost.contrast, static_argnames='tau')
 _gumbel = jax.jit(noise.gumbel, static_argnums=2)
-_decode = jax.jit(residual.decode)
+_decoded = jax.jit(residual.decoded)
 _diversity = jax.jit(letter._diversity)
 KEY, ITEM = jax.random.key(3), jnp.arange(V)
 
@@ -31,32 +33,39 @@ _SPEC = types.DataSpec(
     history_length=1)
 
 
-def _config(**settings):
-  config = ml_collections.ConfigDict(dict(
-      hidden=(6,), latent_dim=WIDTH, num_levels=L, codebook_size=K,
-      commitment=.25, next_residual='code_family', reduction='mean',
-      sinkhorn_epsilon=0., sinkhorn_steps=50, start_rows=0, kmeans_steps=10,
-      revive=False, contrast_weight=.1, tau=.1, reconstruction_weight=0.,
-      alignment_weight=.1, diversity_weight=.01, num_clusters=3))
-  config.update(settings)
-  return config
+def _config(name, **settings):
+  return ml_collections.ConfigDict({**dict(
+      name=name, hidden=(6,), latent_dim=WIDTH, num_levels=2,
+      codebook_size=SIZES, commitment=.25, next_residual='code_family',
+      reduction='mean', sinkhorn_epsilon=0., sinkhorn_steps=50, start_rows=0,
+      kmeans_steps=10, revive=False, contrast_weight=.1, tau=.1,
+      reconstruction_weight=0., alignment_weight=.1, diversity_weight=.01,
+      num_clusters=3), **settings})
 
 
 @functools.lru_cache(None)
 def _fitted(name, **settings):
-  """Returns (tokenizer, params, codebook, vectors, collaborative)."""
-  tokenizer = tokenizers.get(name).make(_config(**settings), _SPEC)
+  """Returns (tokenizer, params, variables, vectors, items)."""
+  tokenizer = tokenizers.make(_config(name, **settings), _SPEC)
   rng = np.random.default_rng(0)
   x = rng.normal(size=(V, D)).astype(np.float32)
   h = rng.normal(size=(V, WIDTH)).astype(np.float32)
-  params, codebook = jax.jit(tokenizer.init)(jax.random.key(0), x)
-  params, codebook = jax.tree.map(jnp.asarray, tokenizer.fit(
-      0, params, codebook, x, collaborative=h))
-  tokenizer = tokenizer._replace(
-      encode=jax.jit(
-          tokenizer.encode, static_argnames=('train', 'axis_name')),
-      loss=jax.jit(tokenizer.loss))
-  return tokenizer, params, codebook, jnp.asarray(x), h
+  params, variables = jax.jit(
+      tokenizer.init, static_argnums=1)(jax.random.key(0), D)
+  items = base.Items(
+      np.arange(V), x, types.FeatureTable(), np.ones(V), h,
+      np.asarray(jax.jit(tokenizer.latent)(params, x)))
+  params, variables, _ = tokenizer.start(0, params, variables, items)
+  params, variables = jax.tree.map(jnp.asarray, (params, variables))
+  return tokenizer._replace(
+      quantize=jax.jit(
+          tokenizer.quantize, static_argnames=('train', 'axis_name')),
+      loss=jax.jit(tokenizer.loss)), params, variables, jnp.asarray(x), items
+
+
+def _quantized(tokenizer, params, variables, x):
+  return tokenizer.quantize(
+      params, variables, tokenizer.latent(params, x), train=True)
 
 
 def _log_softmax(logits):
@@ -101,17 +110,17 @@ def test_contrast_keeps_an_item_from_being_its_own_negative():
 
 
 def test_unit_of_zeros_has_a_finite_gradient():
-  grad = jax.grad(lambda v: contrast.unit(v).sum())(jnp.zeros((2, 3)))
+  grad = jax.grad(lambda v: cost.unit(v).sum())(jnp.zeros((2, 3)))
   assert np.isfinite(grad).all()
 
 
 @pytest.mark.parametrize('reconstruction_weight', [0., 1.])
 def test_cost_loss_equals_numpy(reconstruction_weight):
-  tokenizer, params, codebook, x, _ = _fitted(
+  tokenizer, params, variables, x, _ = _fitted(
       'cost', reconstruction_weight=reconstruction_weight)
-  output = tokenizer.encode(params, codebook, x)
-  got, metrics = tokenizer.loss(params, codebook, x, output)
-  decoded = np.asarray(_decode(params, output), np.float64)
+  path = _quantized(tokenizer, params, variables, x)
+  got, metrics = tokenizer.loss(params, variables, x, path)
+  decoded = np.asarray(_decoded(params, path), np.float64)
   length = lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)
   cosine = length(np.asarray(x, np.float64)) @ length(decoded).T
   own = -np.diag(_log_softmax(cosine / .1))
@@ -123,23 +132,24 @@ def test_cost_loss_equals_numpy(reconstruction_weight):
 
 
 def test_letter_loss_equals_numpy():
-  tokenizer, params, codebook, x, h = _fitted('letter')
-  output = tokenizer.encode(params, codebook, x, item=ITEM, train=True)
+  tokenizer, params, variables, x, items = _fitted('letter')
+  path = _quantized(tokenizer, params, variables, x)
   got, metrics = tokenizer.loss(
-      params, codebook, x, output, item=ITEM, key=KEY)
-  codes = np.asarray(output.codes)
-  books = np.asarray(params['books'], np.float64)
-  total = books[np.arange(L), codes].sum(1)
-  alignment = -np.diag(_log_softmax(total @ h.astype(np.float64).T))
+      params, variables, x, path, item=ITEM, key=KEY)
+  codes = np.asarray(path.codes)
+  books = [np.asarray(book, np.float64) for book in params['books']]
+  total = sum(book[codes[:, level]] for level, book in enumerate(books))
+  h = items.collaborative.astype(np.float64)
+  alignment = -np.diag(_log_softmax(total @ h.T))
   np.testing.assert_allclose(metrics['alignment'], alignment, rtol=1e-3)
-  gumbel = np.asarray(_gumbel(KEY, ITEM, (L, K)))
-  cluster, diversity = np.asarray(codebook['cluster']), np.zeros((V, L))
+  gumbel = [np.asarray(g) for g in _gumbel(KEY, ITEM, SIZES)]
+  diversity = np.zeros((V, len(SIZES)))
   for i in range(V):
-    for level in range(L):
-      c, book = codes[i, level], books[level]
-      same = [k for k in range(K)
-              if k != c and cluster[level, k] == cluster[level, c]]
-      other = same[np.argmax(gumbel[i, level, same])]
+    for level, book in enumerate(books):
+      c, cluster = codes[i, level], np.asarray(variables['cluster'][level])
+      same = [k for k in range(SIZES[level])
+              if k != c and cluster[k] == cluster[c]]
+      other = same[np.argmax(gumbel[level][i, same])]
       logits = book @ book[c]
       diversity[i, level] = special.logsumexp(
           np.delete(logits, c)) - logits[other]
@@ -151,29 +161,32 @@ def test_letter_loss_equals_numpy():
 
 
 def test_letter_needs_collaborative_vectors_that_fit():
-  tokenizer, params, codebook, x, h = _fitted('letter')
-  x = np.asarray(x)
+  tokenizer, params, variables, x, items = _fitted('letter')
   with pytest.raises(types.InputError, match='collaborative'):
-    tokenizer.fit(0, params, codebook, x)
+    tokenizer.start(
+        0, params, variables, items._replace(collaborative=None))
   with pytest.raises(types.InputError, match='tokenizer.latent_dim: 4'):
-    tokenizer.fit(0, params, codebook, x, collaborative=h[:, :3])
-  output = tokenizer.encode(params, codebook, x)
+    tokenizer.start(0, params, variables, items._replace(
+        collaborative=items.collaborative[:, :3]))
+  path = _quantized(tokenizer, params, variables, x)
   with pytest.raises(ValueError, match='item ids and a key'):
-    tokenizer.loss(params, codebook, x, output, item=ITEM)
+    tokenizer.loss(params, variables, x, path, item=ITEM)
+  with pytest.raises(types.InputError, match='tokenizer.num_clusters'):
+    tokenizers.make(_config('letter', num_clusters=5), _SPEC)  # 9 // 2 < 5.
 
 
 def test_letter_gradients_reach_whom_they_should():
   """L_cf moves the encoder and no codeword; L_div codewords, not latents."""
-  tokenizer, params, codebook, x, _ = _fitted('letter')
-  s = residual.settings(_config(), _SPEC)
+  tokenizer, params, variables, x, _ = _fitted('letter')
+  s = residual.settings(_config('letter'), _SPEC)
 
   @jax.jit
   def grad(alignment, diversity):
     def loss(params):
-      output = tokenizer.encode(params, codebook, x, item=ITEM, train=True)
+      path = _quantized(tokenizer, params, variables, x)
       weights = letter._Weights(alignment, diversity, 3)
       return letter._loss(
-          s, weights, params, codebook, x, output, item=ITEM, key=KEY
+          s, weights, params, variables, x, path, item=ITEM, key=KEY
           )[0].mean()
     return jax.grad(loss)(params)
 
@@ -189,12 +202,12 @@ def test_diversity_never_draws_the_code_itself():
   """A cluster of two has one candidate; a cluster of one has none."""
   books = jnp.asarray(np.random.default_rng(0).normal(
       size=(1, 5, WIDTH)), jnp.float32)
-  codebook = {'cluster': jnp.asarray([[0, 0, 1, 1, 2]], jnp.int32)}
+  clusters = jnp.asarray([[0, 0, 1, 1, 2]], jnp.int32)
   codes = jnp.arange(5, dtype=jnp.int32)[:, None]
   logits = np.asarray(books[0] @ books[0].T, np.float64)
   for draw in range(20):
-    gumbel = _gumbel(jax.random.key(draw), jnp.arange(5), (1, 5))
-    got = _diversity({'books': books}, codebook, codes, gumbel)
+    gumbel = _gumbel(jax.random.key(draw), jnp.arange(5), (5,))
+    got = _diversity(books, clusters, codes, gumbel)
     for c, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
       want = special.logsumexp(np.delete(logits[c], c)) - logits[c, other]
       np.testing.assert_allclose(got[c, 0], want, rtol=1e-4)
@@ -215,13 +228,15 @@ def test_bounds_are_those_of_the_published_code():
 
 
 def test_clusters_of_codewords_are_within_bounds_and_found_again():
-  tokenizer, params, codebook, x, _ = _fitted('letter')
-  low, high = letter.word_bounds(K, 3)
-  moved = dict(params, books=params['books'][:, ::-1] * 2.)
-  _, new, found = tokenizer.tend(0, 1, moved, codebook, np.asarray(x))
-  for cluster in (codebook['cluster'], new['cluster']):
-    for row in np.asarray(cluster):
-      count = np.bincount(row, minlength=3)
+  tokenizer, params, variables, _, items = _fitted('letter')
+  moved = dict(params, books=tuple(
+      book[::-1] * 2. for book in params['books']))
+  _, new, found = tokenizer.between(0, 1, moved, variables, items)
+  for level, size in enumerate(SIZES):
+    low, high = letter.word_bounds(size, 3)
+    for clusters in (variables['cluster'], new['cluster']):
+      count = np.bincount(clusters[level], minlength=3)
       assert low <= count.min() and count.max() <= high
-  assert (new['cluster'] != codebook['cluster']).any()
-  assert found['tokenizer/largest_cluster'] <= high
+  assert any(np.any(a != b)
+             for a, b in zip(new['cluster'], variables['cluster']))
+  assert found['tokenizer/largest_cluster'] <= letter.word_bounds(12, 3)[1]

@@ -226,8 +226,7 @@ def test_jit_or_not_is_the_same(world):
 
 def test_stored_codes_are_read_back(world):
   stored = jnp.asarray((world.codes[:B] + 1) % np.array(SIZES))
-  for settings in (dict(), dict(explore=_explore(sigma=0.)),
-                   dict(train=True)):
+  for settings in (dict(explore=_explore(sigma=0.)), dict(train=True)):
     path = world.tok.quantize(
         world.params, world.variables, world.z[:B], stored=stored, **settings)
     np.testing.assert_array_equal(path.codes, stored)
@@ -335,9 +334,8 @@ def test_loss_is_per_example_and_finite(world):
 def test_loss_on_one_device_and_on_four(world):
   tokenizer, variables = _trained(world).plain, world.variables
   item = ITEM % 20  # Some items twice, on different devices.
-  stored = None  # What learns by reading codes is asked to below.
-  if tokenizer.update is not None:
-    stored = jnp.asarray(world.codes)
+  reads = tokenizer.update is not None  # It learns from codes that stand.
+  stored = jnp.asarray(world.codes) if reads else None
 
   def loss(params, item, axis_name):
     own = dict(stored=None if stored is None else stored[item],

@@ -36,13 +36,14 @@ def make(config: Any, spec: types.DataSpec) -> base.Table:
 
   Args:
     config: the `tokenizer` sub-tree: num_levels (L), codebook_size (one
-      number, of the last level) and fields (L - 1 names, coarse to fine; 'name.1' is the
-      second category of a field with several; empty = the L - 1 columns with
-      the fewest categories).
+      number, of the last level) and fields (L - 1 names, coarse to fine;
+      'name.1' is the second category of a field with several; empty = the
+      L - 1 columns with the fewest categories).
     spec: of the data set: the number of items and the fields.
 
   Returns:
-    The table; level sizes are 1 + categories of the field, and codebook_size.
+    The table; level sizes are 1 + categories of the field, and last
+    codebook_size.
 
   Raises:
     types.InputError: a size out of range, too few or unknown category fields,

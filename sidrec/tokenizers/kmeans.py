@@ -14,6 +14,7 @@ from sidrec import types
 from sidrec.tokenizers import transport
 
 CHUNK = 1 << 15  # Rows a matrix product.
+_START_ROWS = 32  # Rows a cluster that the k-means++ start looks at.
 _EXACT_PLACES = 1 << 10  # Up to here the exact solver is fast.
 _BLOCK = 64  # Centers a product when they are filled in turn.
 _MAX_CHAINS = 20  # Centers move again after this: not worth long chains.
@@ -196,10 +197,17 @@ def plus_plus(
   return x[chosen]
 
 
-def _start(
-    seed: int, x: np.ndarray, num_clusters: int, start_rows: int
+def start_centers(
+    seed: int, x: np.ndarray, num_clusters: int, start_rows: int = _START_ROWS
 ) -> np.ndarray:
-  """Draws k-means++ centers [K, D] from (a sample of) the rows."""
+  """Draws k-means++ centers [K, D] from (a sample of) the rows.
+
+  Args:
+    seed: of the draws.
+    x: [n, D] float32.
+    num_clusters: K.
+    start_rows: rows a cluster to look at; 0 = all.
+  """
   rng = np.random.default_rng(seed)
   most = start_rows * num_clusters
   if 0 < most < len(x):
@@ -224,8 +232,8 @@ def _revive(
 
 def lloyd(
     seed: int, x: np.ndarray, num_clusters: int, assign: Assign = nearest, *,
-    num_steps: int = 20, num_starts: int = 1, start_rows: int = 32,
-    sample: int = 0, tolerance: float = 1e-4
+    num_steps: int = 20, num_starts: int = 1,
+    start_rows: int = _START_ROWS, sample: int = 0, tolerance: float = 1e-4
 ) -> tuple[np.ndarray, np.ndarray]:
   """Clusters rows by rounds of assignment and means from a k-means++ start.
 
@@ -237,7 +245,7 @@ def lloyd(
       `Even()` or `in_turn`.
     num_steps: rounds at most.
     num_starts: the best of so many starts is kept.
-    start_rows: rows a cluster that the start looks at; 0 = all rows.
+    start_rows: of `start_centers`.
     sample: rows that move the centers, of `nearest` alone; 0 = all.
     tolerance: stop when a round lowers the sum of squares by less than this
       share.
@@ -255,7 +263,7 @@ def lloyd(
     part = x[np.sort(rng.choice(len(x), sample, replace=False))]
   best, result = math.inf, None
   for start in range(num_starts):
-    centers = _start(seed + start, part, num_clusters, start_rows)
+    centers = start_centers(seed + start, part, num_clusters, start_rows)
     last = math.inf
     for _ in range(num_steps):
       labels, dist = assign(part, centers)

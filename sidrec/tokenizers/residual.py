@@ -163,15 +163,17 @@ def quantize(
   the batch where `s.sinkhorn_epsilon` is not 0.
   """
   del variables, explore
+
+  def balanced(level: int, distances: jax.Array) -> jax.Array:
+    if level + 1 < len(s.sizes):
+      return walk.nearest(level, distances)
+    return transport.spread(
+        distances, epsilon=s.sinkhorn_epsilon, num_steps=s.sinkhorn_steps,
+        axis_name=axis_name)
+
   choose = walk.reading(stored)
   if train and stored is None and s.sinkhorn_epsilon > 0:
-    def choose(level: int, distances: jax.Array) -> jax.Array:
-      if level + 1 < len(s.sizes):
-        return walk.nearest(level, distances)
-      return transport.spread(
-          distances, epsilon=s.sinkhorn_epsilon, num_steps=s.sinkhorn_steps,
-          axis_name=axis_name)
-
+    choose = balanced
   return walk.walk(params['books'], z, choose, walk.LEFT[s.next_residual])
 
 

@@ -8,7 +8,6 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sidrec import rng
@@ -76,7 +75,7 @@ def _quantize(
 ) -> walk.Path:
   """Reads the stored codes, or takes the nearest."""
   del variables, explore, train, axis_name
-  return walk.walk(params['books'], jnp.asarray(z), walk.reading(stored))
+  return walk.walk(params['books'], z, walk.reading(stored))
 
 
 def _start(
@@ -108,14 +107,13 @@ def _assign(
 ) -> tuple[np.ndarray, dict[str, float]]:
   """Assigns (new) item vectors to the fitted codewords, see `base.AssignFn`."""
   del variables
-  level_fn = None
-  if s.balance != 'none':
-    def level_fn(level: int, rest: np.ndarray
-                 ) -> tuple[np.ndarray, np.ndarray]:
-      book = np.asarray(params['books'][level])
-      low, extra = divmod(len(rest), len(book))
-      return kmeans.bounded(
-          rest, book, low=low, high=low + bool(extra))[0], book
+  books = residual.books(params)
+
+  def even(level: int, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    book = np.asarray(books[level])
+    low, extra = divmod(len(rest), len(book))
+    return kmeans.bounded(
+        rest, book, low=low, high=low + bool(extra))[0], book
 
   return residual.assign_rows(
-      residual.books(params), checks.latents(items), old, level_fn)
+      books, checks.latents(items), old, None if s.balance == 'none' else even)
