@@ -23,27 +23,6 @@ def _model(**kwargs):
       seen_bias=True) | kwargs), _ITEMS)
 
 
-def test_a_request_reads_like_a_packed_sequence():
-  model = _model()
-  params = model.init(jax.random.key(0))
-  item = np.random.default_rng(0).integers(0, _ITEMS, (1, 9))
-  segment = np.array([[1, 1, 1, 2, 2, 2, 2, 2, 0]])
-  hidden = model.train_hidden(params, item, segment)
-  history = np.zeros((1, 7), np.int32)
-  history[0, 2:] = item[0, 3:8]  # Padding in front.
-  mask = np.array([[0., 0, 1, 1, 1, 1, 1]])
-  np.testing.assert_allclose(
-      model.encode(params, history, mask)[0], hidden[0, 7], atol=1e-5)
-  history[0, :2] = 5
-  np.testing.assert_allclose(
-      model.encode(params, history, mask)[0], hidden[0, 7], atol=1e-5)
-
-
-def test_heads_must_divide_the_width():
-  with pytest.raises(types.InputError, match='num_heads=3'):
-    _model(num_heads=3)
-
-
 def _loss(model, negatives, params, item, segment, key, popularity):
   batch = types.SequenceBatch(
       row=np.arange(len(item)), item=item, segment=segment,

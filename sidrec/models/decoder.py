@@ -82,18 +82,16 @@ class Decoder(nn.Module):
 
   def setup(self):
     normal, ones = nn.initializers.normal, nn.initializers.ones
-    levels, shape = len(self.sizes), (sum(self.sizes), self.dim)
-    self.code = self.param('code', normal(levels ** -.5), shape)
-    self.prefix = self.param('prefix', normal(levels ** -.5), shape)
+    rows = sum(self.sizes)
+    self.code = self.param(
+        'code', normal(len(self.sizes) ** -.5), (rows, 2 * self.dim))
     self.depth = [_Depth(self.dim, self.hidden) for _ in self.sizes]
     self.norm = self.param('norm', ones, (self.dim,))
-    self.head = self.param('head', normal(self.dim ** -.5), shape)
+    self.head = self.param('head', normal(self.dim ** -.5), (rows, self.dim))
 
   def embed(self, codes: generator.Codes) -> jax.Array:
     """Returns [..., T, 2 D]."""
-    return jnp.concatenate([
-        generator.embed(table, self.sizes, codes)
-        for table in (self.code, self.prefix)], -1)
+    return generator.embed(self.code, self.sizes, codes)
 
   def read(self, x: jax.Array, sequence: types.Sequence, *,
            key: jax.Array | None = None) -> generator.Read:
@@ -107,10 +105,12 @@ class Decoder(nn.Module):
             key: jax.Array | None = None) -> generator.Written:
     """Nothing is dropped here: `key` is of the trunk."""
     del key
+    # Split, not sliced: gradients of slices are padded and added up.
+    wrote = jnp.split(jnp.split(x, 2, -1)[1], len(self.sizes), -2)
     known, states, logits = read.pooled, [], []
     for level in range(len(self.sizes)):
       if level:
-        known = known + x[..., level - 1, self.dim:].astype(known.dtype)
+        known = known + wrote[level - 1].squeeze(-2).astype(known.dtype)
       state, out = self._level(known, level)
       states.append(state)
       logits.append(out)
@@ -127,8 +127,8 @@ class Decoder(nn.Module):
     del context
     level = prefix.shape[-1]
     if level:
-      own = generator.embed(
-          self.prefix, self.sizes, prefix[..., -1:], level - 1)[..., 0, :]
+      own = generator.embed(self.code, self.sizes, prefix[..., -1:],
+                            level - 1)[..., 0, self.dim:]
       state = state + own.astype(state.dtype)
     return self._level(state, level)[1], state
 
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
     """Returns what has been read after each place, [B, S, D]."""
     segment = sequence.segment
     chex.assert_rank([x, segment], [4, 2])
-    x = jnp.sum(x[..., :self.dim], -2)
+    x = jnp.sum(jnp.split(x, 2, -1)[0], -2)
     x = jnp.where((segment > 0)[..., None], x, 0.).astype(self.dtype)
     return self.trunk.run(
         x, attention.visible(segment), attention.places(segment),

@@ -90,7 +90,7 @@ class _Attention(nn.Module):
     self.value = self.param('value', normal(self.dim ** -.5), shape)
     self.out = self.param('out', normal(joined ** -.5), (joined, self.dim))
 
-  def normal(self, x: jax.Array) -> jax.Array:
+  def normed(self, x: jax.Array) -> jax.Array:
     """Returns normalized x [..., D], what `memory` and `read` take."""
     return attention.rms_norm(self.norm, x)
 
@@ -183,11 +183,11 @@ class _Stack(nn.Module):
     name = 'decoder' if self.is_decoder else 'encoder'
     x = drop(x, name)
     for layer, block in enumerate(self.blocks):
-      own = block.own.normal(x)
+      own = block.own.normed(x)
       x = x + drop(block.own.read(own, *block.own.memory(own), bias),
                    f'{name}/self', layer)
       if self.is_decoder:
-        own = block.cross.normal(x)
+        own = block.cross.normed(x)
         x = x + drop(block.cross.read(own, *block.cross.memory(memory), far),
                      f'{name}/cross', layer)
       x = x + drop(block.feed(x), f'{name}/feed', layer)
@@ -285,14 +285,14 @@ class T5(nn.Module):
     far = attention.mask_bias(valid)[:, None, None]
     each = lambda y: y.reshape(batch * beams, *y.shape[2:])
     for block, (keys, values), old in zip(self.decoder.blocks, kept, state):
-      own = block.own.normal(x)
+      own = block.own.normed(x)
       cache = tuple(jnp.concatenate([before, new[:, :, None]], 2)
                     for before, new in zip(old, block.own.memory(own)))
       caches.append(cache)
       read = block.own.read(
           each(own[:, :, None]), *(each(y) for y in cache), bias)
       x = x + read.reshape(x.shape)
-      x = x + block.cross.read(block.cross.normal(x), keys, values, far)
+      x = x + block.cross.read(block.cross.normed(x), keys, values, far)
       x = x + block.feed(x)
     return generator.head(
         self.head, self.sizes, self.decoder.last(x), level), caches
