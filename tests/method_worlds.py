@@ -19,7 +19,7 @@ STEPS, BEAMS, ROWS, CANDIDATES = 12, 8, 8, 5
 
 
 @functools.cache
-def dataset():
+def planted():
   return data.load(tiny_run.config('popularity').data, 0)
 
 
@@ -63,7 +63,7 @@ def world(name, **changes):
   if name == 'dig':
     changes = {'loss__warmup': .25, **changes}
   config = tiny_run.config(name, train__num_steps=STEPS, **changes)
-  dataset = dataset()
+  dataset = planted()
   method = methods.get(config.method).make(config, dataset)
   fresh = jax.jit(functools.partial(base.init_state, method))(
       0, dataset.catalog)
@@ -88,7 +88,7 @@ def world(name, **changes):
 
 def request(items):
   """Candidates [B, C] of the first B exposures of the validation split."""
-  dataset = dataset()
+  dataset = planted()
   events = dataset.examples('valid', 'impressions')[:len(items)]
   return dataset.assemble(events, items, np.zeros(items.shape, np.float32))
 
