@@ -13,8 +13,8 @@ sidrec's program as XLA counts them a second, as a share of the device's peak
 (accelerators) or of a measured product of matrices (CPUs), and the least
 FLOPs that the work needs, where they are counted by hand.
 
-`make_train_step` is the trainer's own; the PyTorch step is eager, with
---compile also through torch.compile.
+The step is the trainer's own (`methods.base.make_step`); the PyTorch step is
+eager, with --compile also through torch.compile.
 """
 
 import argparse
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add('--rows', type=int, default=32, help='of the decoder')
   add('--users', type=int, default=32, help='a call of t5_decode')
   add('--beam', type=int, default=10, help='of t5_decode')
-  add('--model', default='', help='other sizes: dim=32,num_layers=1')
+  add('--model', default='', help='of the generator: dim=32,num_layers=1')
   args = parser.parse_args(argv)
   names = args.cases.split(',')
   if set(names) - set(_CASES):

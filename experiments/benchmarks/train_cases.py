@@ -1,7 +1,7 @@
 """What train.py measures: sidrec's own steps on synthetic data, and the data.
 
-A step is the trainer's: `train.make_train_step` of the method's phase, mapped
-over one device. Batches are drawn and placed before: input is not timed.
+A step is the trainer's: `methods.base.make_step` of the method's program,
+mapped over one device. Batches are drawn and placed before: input is not timed.
 """
 
 import contextlib
@@ -17,11 +17,14 @@ from sidrec import config as config_lib
 from sidrec import data as data_lib
 from sidrec import parallel
 from sidrec import tokenizers
-from sidrec import train
 from sidrec import trie
 from sidrec import types
+from sidrec.data import history
 from sidrec.methods import base
 from sidrec.methods import generative
+from sidrec.methods import tokenizing
+from sidrec.models import generator as generator_lib
+from sidrec.tokenizers import base as tokenizers_base
 from sidrec.tokenizers import kmeans
 
 
@@ -39,7 +42,7 @@ class Settings(NamedTuple):
   items, dim: of the catalog of rqvae. kmeans_items, kmeans_dim, kmeans_steps:
   of rqkmeans; rounds a level. batch, history: of t5. rows, row_items: of the
   decoder. users, beam: of t5_decode. dtype: of the generators' activations.
-  model: values of `config.model` other than the paper's.
+  model: values of `config.generator` other than the paper's.
   """
   items: int = 12_101
   dim: int = 768
@@ -80,10 +83,9 @@ class Case(NamedTuple):
 def rqvae(s: Settings) -> Case:
   """One step of the tokenizer of TIGER, batch 1,024."""
   config = _config(s, 't5')
-  # Only the tokenizer takes part.
   vectors = np.random.default_rng(_SEED).normal(
       size=(s.items, s.dim)).astype(np.float32)
-  method, state, catalog = _method(config, s.items, vectors)
+  method, state, catalog = _tokenizer(config, vectors)
   batch = config.tokenizer_train.batch_size
   rng = np.random.default_rng(1)
   batches = [{'items': types.ItemBatch(
@@ -109,13 +111,16 @@ def rqkmeans(s: Settings) -> Case:
   vectors = rng.normal(size=(s.kmeans_items, s.kmeans_dim)).astype(np.float32)
   centers = rng.normal(size=(4096, s.kmeans_dim)).astype(np.float32)
   vectors += 2 * centers[rng.integers(0, 4096, s.kmeans_items)]
-  config = _config(s, 't5')
-  config.tokenizer = config_lib.fitted_tokenizer(
-      'rqkmeans', balance='none', kmeans_steps=s.kmeans_steps, start_rows=0)
-  spec = _spec(s.kmeans_items, s.kmeans_dim)
-  tokenizer = tokenizers.get('rqkmeans').make(config.tokenizer, spec)
-  params, codebook = tokenizer.init(jax.random.key(0), vectors[:1024])
-  fit = lambda: tokenizer.fit(_SEED, params, codebook, vectors)
+  config = config_lib.load_experiment('rqkmeans')
+  config.tokenizer.kmeans_steps = s.kmeans_steps
+  tokenizer = tokenizers.make(
+      config.tokenizer, _spec(s.kmeans_items, s.kmeans_dim))
+  params, variables = tokenizer.init(jax.random.key(_SEED), s.kmeans_dim)
+  items = tokenizers_base.Items(
+      ids=np.arange(s.kmeans_items), vectors=vectors,
+      features=types.FeatureTable(),
+      popularity=np.ones(s.kmeans_items, np.float32), latents=vectors)
+  fit = lambda: tokenizer.start(_SEED, params, variables, items)
   with _counted() as rounds:
     fit()
   # Distances of every round, and of the last look at all rows.
@@ -131,15 +136,10 @@ def t5(s: Settings) -> Case:
   config = _config(s, 't5')
   codes = decode_catalogs.make('beauty', 12_088, 256, 4)
   method, state, catalog = _generator(config, codes)
-  batches = [_requests(s, s.batch, seed, len(codes))
-             for seed in range(_BATCHES)]
-  ours, flops, num = _step(
-      method, 'generator', state, catalog,
-      [{'positives': batch} for batch in batches])
-  data = [dict(history=codes[b.history], target=codes[b.item[:, 0]],
-               user=b.user) for b in batches]
+  batches = _pairs(s, len(codes))
+  ours, flops, num = _step(method, 'generator', state, catalog, batches)
   return Case('t5', {'sequences': s.batch}, ours, flops, None, config,
-              method.codebook_sizes, dict(batches=data), num)
+              method.sizes, dict(batches=_of_pairs(batches, codes)), num)
 
 
 def t5_beauty(s: Settings) -> Case:
@@ -151,21 +151,18 @@ def t5_beauty(s: Settings) -> Case:
   """
   config = _config(s, 't5')
   config.data.name = 'amazon14-beauty'
-  dataset = data_lib.load(config.data, 0)
+  dataset = data_lib.load(config.data, config.data.seed)
   rng = np.random.default_rng(_SEED)
   codes = rng.integers(0, 256, (dataset.spec.num_items, 4)).astype(np.int32)
   method, state, catalog = _generator(config, codes)
-  streams = method.phases[-1].streams
+  streams = generative.make(config, dataset).programs['generator'].streams
   reader = data_lib.Pipeline(dataset, streams, seed=_SEED)
-  batches = [reader.batch(step) for step in range(_MIXED)]
+  batches = [reader.batch(number) for number in range(_MIXED)]
   one, _, num = _step(method, 'generator', state, catalog, batches)
   call = lambda: [one() for _ in range(_MIXED)][-1]
-  full = [_requests(s, s.batch, seed, len(codes)) for seed in range(_BATCHES)]
-  data = [dict(history=codes[b.history], target=codes[b.item[:, 0]],
-               user=b.user) for b in full]
+  data = _of_pairs(_pairs(s, len(codes)), codes)
   return Case('t5_beauty', {'sequences': _MIXED * s.batch}, call, None, None,
-              config, method.codebook_sizes, dict(
-                  batches=data, share=1 / _MIXED), num)
+              config, method.sizes, dict(batches=data, share=1 / _MIXED), num)
 
 
 def decoder(s: Settings) -> Case:
@@ -173,27 +170,22 @@ def decoder(s: Settings) -> Case:
   config = _config(s, 'decoder')
   codes = decode_catalogs.make('beauty', 12_088, 256, 4)
   method, state, catalog = _generator(config, codes)
-  place = np.arange(s.row_items)
-  each = lambda x, dtype: np.broadcast_to(
-      x.astype(dtype), (s.rows, s.row_items)).copy()
+  place = np.broadcast_to(np.arange(s.row_items), (s.rows, s.row_items))
   batches = []
   for seed in range(_BATCHES):
     item = np.random.default_rng(seed).integers(
         0, len(codes), (s.rows, s.row_items))
-    batches.append(types.SequenceBatch(
-        row=np.arange(s.rows, dtype=np.int32), item=item.astype(np.int32),
-        segment=each(place // _SEQUENCE + 1, np.int32),
-        target=each(place % _SEQUENCE > 0, np.float32)))
-  ours, flops, num = _step(
-      method, 'generator', state, catalog,
-      [{'sequences': batch} for batch in batches])
+    batches.append({'sequences': _sequence(
+        item, user=place // _SEQUENCE, segment=place // _SEQUENCE + 1,
+        target=place % _SEQUENCE > 0)})
+  ours, flops, num = _step(method, 'generator', state, catalog, batches)
   data = [dict(codes=codes[b.item], segment=b.segment, target=b.target)
-          for b in batches]
+          for b in (batch['sequences'] for batch in batches)]
   amounts = {'sequences': s.rows * -(-s.row_items // _SEQUENCE),
              'items': s.rows * s.row_items,
-             'targets': int(batches[0].target.sum())}
+             'targets': int(data[0]['target'].sum())}
   return Case('decoder', amounts, ours, flops, None, config,
-              method.codebook_sizes, dict(batches=data), num)
+              method.sizes, dict(batches=data), num)
 
 
 def t5_decode(s: Settings) -> Case:
@@ -201,8 +193,8 @@ def t5_decode(s: Settings) -> Case:
   config = _config(s, 't5')
   codes = decode_catalogs.make('beauty', 12_088, 256, 4)
   method, state, catalog = _generator(config, codes)
-  tree, bounds = trie.pad(trie.build(codes), method.codebook_sizes, s.beam)
-  batch = _requests(s, s.users, 0, len(codes))
+  tree, bounds = trie.pad(trie.build(codes), method.sizes, s.beam)
+  batch = _requests(s, len(codes))
   run = jax.jit(functools.partial(
       method.retrieve, beam_size=s.beam, bounds=bounds))
   # As map_rows has it: everything stands on the device but the requests.
@@ -213,8 +205,8 @@ def t5_decode(s: Settings) -> Case:
   np.testing.assert_array_equal(
       codes[found.item[found.mask]], found.code[found.mask])
   return Case('t5_decode', {'users': s.users}, call, _flops(compiled), None,
-              config, method.codebook_sizes, dict(
-                  codes=codes, beam=s.beam, history=codes[batch.history]))
+              config, method.sizes, dict(
+                  codes=codes, beam=s.beam, history=codes[batch.history.item]))
 
 
 CASES = {fn.__name__: fn for fn in (
@@ -222,87 +214,128 @@ CASES = {fn.__name__: fn for fn in (
 
 
 def _config(s: Settings, generator: str) -> ml_collections.ConfigDict:
-  config = config_lib.base_config()
-  config_lib.add_generator(config)
-  config.tokenizer = config_lib.residual_tokenizer('rqvae')
-  config.model.name = generator
-  config.train.examples = (
-      'sequences' if generator == 'decoder' else 'positives')
-  config.model.dtype = s.dtype
-  with config.unlocked():
-    config.model.update(dict(s.model))
+  """Returns TIGER's experiment with a generator and the sizes of the flags."""
+  config = config_lib.load_experiment('tiger', f'generator.name={generator}')
+  config.generator.dtype = s.dtype
+  config.generator.update(dict(s.model))
   config.data.history_length = s.history
-  config.train.row_items = s.row_items
-  config.train.batch_size = s.rows if generator == 'decoder' else s.batch
+  config.train.batch_size = s.batch
+  if generator == 'decoder':
+    config.train.update(dict(batch_size=s.rows, row_items=s.row_items))
   return config
 
 
-def _spec(num_items: int, dim: int, history: int = 20) -> types.DataSpec:
-  field = types.Field(
-      'vector', types.Role.ITEM_STATIC, 'vector', 0, dim, dim)
+def _spec(num_items: int, dim: int) -> types.DataSpec:
+  """Returns the facts that tokenizers read."""
   return types.DataSpec(
-      num_items=num_items, num_users=_NUM_USERS,
-      items=types.FeatureSpec(fields=(field,), num_dims=dim),
+      num_items=num_items, num_users=_NUM_USERS, items=types.FeatureSpec(),
       request=types.FeatureSpec(), cross_names=(), num_actions=1,
-      history_length=history, has_negatives=False)
+      history_length=1, has_negatives=False, vector_dim=dim)
 
 
-def _method(config: ml_collections.ConfigDict, num_items: int,
-            vectors: np.ndarray) -> tuple[
-                base.Method, types.TrainState, types.Catalog]:
-  """Builds the method, its untrained state and the catalog."""
-  spec = _spec(num_items, vectors.shape[1], config.data.history_length)
-  method = generative.make(config, spec, _STEPS)
-  catalog = types.Catalog(
-      features=types.FeatureTable(
-          ids=np.zeros((num_items, 0), np.int32),
-          values=np.zeros((num_items, 0), np.float32), vectors=vectors),
-      popularity=np.ones(num_items, np.float32))
-  return method, base.init_state(method, jax.random.key(_SEED), catalog), (
-      catalog)
+def _tokenizer(config: ml_collections.ConfigDict, vectors: np.ndarray
+               ) -> tuple[base.Method, types.TrainState, types.Catalog]:
+  """Builds a method of the tokenizer alone, its state and the catalog."""
+  num_items, dim = vectors.shape
+  tokenizer = tokenizers.make(config.tokenizer, _spec(num_items, dim))
+
+  def init(key: jax.Array, catalog: types.Catalog):
+    del catalog
+    params, variables = tokenizer.init(key, dim)
+    return {'tokenizer': params}, {'tokenizer': variables}
+
+  return _untrained(
+      'tokenizer', init, functools.partial(tokenizing.loss_fn, tokenizer),
+      config.tokenizer_train, num_items, vectors)
 
 
 def _generator(config: ml_collections.ConfigDict, codes: np.ndarray
                ) -> tuple[base.Method, types.TrainState, types.Catalog]:
-  """The same where codes are given and vectors do not matter."""
-  with config.unlocked():
-    config.tokenizer.hidden = (8,)
-  method, state, catalog = _method(
-      config, len(codes), np.ones((len(codes), 2), np.float32))
-  return method, state.replace(
-      codebook={**state.codebook, 'codes': jnp.asarray(codes)}), catalog
+  """Builds a method of the generator alone, where codes [V, 4] are given."""
+  generator = generator_lib.make(config.generator, (256,) * codes.shape[1])
+  method, state, catalog = _untrained(
+      'generator', lambda key, catalog: (
+          {'generator': generator.init(key)}, {'codes': jnp.asarray(codes)}),
+      functools.partial(generative.loss_fn, generator), config.train,
+      len(codes))
+  return method._replace(
+      sizes=(256,) * codes.shape[1], retrieve=functools.partial(
+          generative.retrieve, generator)), state, catalog
 
 
-def _requests(s: Settings, size: int, seed: int, num_items: int
-              ) -> types.Batch:
-  """Draws requests with one candidate and full histories."""
-  rng = np.random.default_rng(seed)
-  none = np.zeros((size, 0), np.float32)
+def _untrained(
+    name: str, init: base.InitFn, loss_fn: base.LossFn,
+    train: ml_collections.ConfigDict, num_items: int,
+    vectors: np.ndarray | None = None
+) -> tuple[base.Method, types.TrainState, types.Catalog]:
+  """Returns a method of one program, its fresh state and a catalog."""
+  method = base.Method(
+      init=init, programs={name: base.Program(loss_fn, {}, (name,))},
+      optimizers={name: base.Optimizer((name,), base.adamw(train, _STEPS))})
+  catalog = types.Catalog(
+      features=types.FeatureTable(), vectors=vectors,
+      popularity=np.ones(num_items, np.float32))
+  return method, base.init_state(method, _SEED, catalog), catalog
+
+
+def _sequence(item: np.ndarray, user: np.ndarray, segment: np.ndarray,
+              target: np.ndarray) -> types.Sequence:
+  """Returns sequences of items [B, S] that were all liked, none at a time."""
+  full = lambda x, kind: np.broadcast_to(x, item.shape).astype(kind)
+  return types.Sequence(
+      row=np.arange(len(item), dtype=np.int32), item=item.astype(np.int32),
+      user=full(user, np.int32), segment=full(segment, np.int32),
+      target=full(target, np.float32), label=np.ones(item.shape, np.float32),
+      action=full(history.POSITIVE, np.int32), time=full(0, np.int32))
+
+
+def _pairs(s: Settings, num_items: int) -> list[dict[str, types.Sequence]]:
+  """Draws batches of full histories with a target behind each."""
+  batches = []
+  for seed in range(_BATCHES):
+    rng = np.random.default_rng(seed)
+    batches.append({'sequences': _sequence(
+        rng.integers(0, num_items, (s.batch, s.history + 1)),
+        user=rng.integers(0, _NUM_USERS, (s.batch, 1)),
+        segment=np.ones(1), target=np.arange(s.history + 1) == s.history)})
+  return batches
+
+
+def _of_pairs(batches: Sequence[Mapping[str, types.Sequence]],
+              codes: np.ndarray) -> list[dict[str, np.ndarray]]:
+  """Returns the batches of `_pairs` as the other contestants read them."""
+  return [dict(history=codes[b.item[:, :-1]], target=codes[b.item[:, -1]],
+               user=b.user[:, -1])
+          for b in (batch['sequences'] for batch in batches)]
+
+
+def _requests(s: Settings, num_items: int) -> types.Batch:
+  """Draws requests with full histories, and without candidates."""
+  rng = np.random.default_rng(_SEED)
+  user = rng.integers(0, _NUM_USERS, (s.users, 1))
+  read = _sequence(
+      rng.integers(0, num_items, (s.users, s.history)), user=user,
+      segment=np.ones(1), target=np.zeros(1))
+  none = np.zeros((s.users, 0), np.float32)
   return types.Batch(
-      row=np.arange(size, dtype=np.int32),
-      user=rng.integers(0, _NUM_USERS, size).astype(np.int32),
-      item=rng.integers(0, num_items, (size, 1)).astype(np.int32),
-      label=np.ones((size, 1), np.float32),
-      mask=np.ones((size, 1), np.float32),
-      history=rng.integers(0, num_items, (size, s.history)).astype(np.int32),
-      history_action=np.zeros((size, s.history), np.int32),
-      history_mask=np.ones((size, s.history), np.float32),
-      request=types.FeatureTable(
-          ids=none.astype(np.int32), values=none, vectors=none),
-      cross=none[:, :, None])
+      row=read.row, user=user[:, 0].astype(np.int32), history=read,
+      item=none.astype(np.int32), label=none, mask=none,
+      request=types.FeatureTable(), cross=None)
 
 
 def _step(method: base.Method, name: str, state: types.TrainState,
           catalog: types.Catalog, batches: Sequence[Mapping[str, Any]]
           ) -> tuple[Callable[[], Any], float | None, int]:
   """Returns the call of one training step, its FLOPs, how much it trains."""
-  phase = next(p for p in method.phases if p.name == name)
   mapped = parallel.make('pmap', devices=jax.devices()[:1])
   placed = mapped.place(catalog)
   shards = [{k: mapped.shard(v) for k, v in batch.items()}
             for batch in batches]
+  trained = [path for o in method.programs[name].optimizers
+             for path in method.optimizers[o].params]
+  sizes = jax.tree.map(jnp.size, base.select(state.params, trained))
   held = dict(state=mapped.place(state), count=0)
-  step, run = mapped.map_step(train.make_train_step(phase, _SEED)), {}
+  step, run = mapped.map_step(base.make_step(method, name)), {}
   shapes = [str(jax.tree.map(jnp.shape, shard)) for shard in shards]
   for shape, shard in zip(shapes, shards):
     if shape not in run:  # A program for each length of histories.
@@ -315,7 +348,6 @@ def _step(method: base.Method, name: str, state: types.TrainState,
     held['count'] += 1
     return metrics
 
-  sizes = jax.tree.map(lambda x: x.size, phase.trained(state.params))
   return call, _flops(run[shapes[0]]), sum(jax.tree.leaves(sizes))
 
 

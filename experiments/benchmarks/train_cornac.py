@@ -48,7 +48,7 @@ def contestants(case: Any, device: str, step: Callable[..., Any], dtype: str
                             'float32', plain=True), 1.)]
   if case.name not in ('t5', 't5_beauty', 't5_decode'):
     return []
-  model = config.model
+  model = config.generator
   module = tiger.TIGERSeq2Seq(
       case.sizes, model.dim, model.hidden, model.num_heads, model.head_dim,
       model.num_layers, model.num_layers, model.dropout).to(device)

@@ -306,7 +306,7 @@ def contestants(case: Any, cornac: bool, compiled: bool, dtype: str
     batches = [(vectors[item].to(DEVICE),) for item in data['items']]
   elif case.name in ('t5', 't5_beauty', 'decoder'):
     kind = Decoder if case.name == 'decoder' else T5
-    own = lambda: kind(config.model, case.sizes)
+    own = lambda: kind(config.generator, case.sizes)
     names = (('history', 'target', 'user') if kind is T5
              else ('codes', 'segment', 'target'))
     batches = [tuple(_tensor(batch[name]) for name in names)
