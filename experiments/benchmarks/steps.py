@@ -5,22 +5,25 @@
 
 Batches are made and fed as in a run; the codes are placeholders. One JSON line
 a method: steps a second, seconds until the first step was done (compiling),
-and the number of programs that were compiled by then.
+and how many programs were compiled (one a width of the batches).
 """
 
 import argparse
+import functools
 import json
-import os
 import sys
 import time
+from typing import Sequence
 
 import jax
 
 from sidrec import config as config_lib
 from sidrec import data
+from sidrec import main as main_lib
 from sidrec import methods
 from sidrec import parallel
 from sidrec import schedule
+from sidrec import types
 from sidrec.data import pipeline
 from sidrec.methods import base
 
@@ -28,12 +31,18 @@ _COMPILE = '/jax/core/compile/backend_compile_duration'
 
 
 def main_program(method: base.Method) -> str:
-  """Returns the program with the most steps in a method's schedule."""
+  """Returns the program with the most steps in a method's schedule.
+
+  Raises:
+    types.InputError: it has none.
+  """
   count = {}
   for section in method.sections:
     for item in section.items:
       if isinstance(item, schedule.Train):
         count[item.program] = count.get(item.program, 0) + item.num_steps
+  if not count:
+    raise types.InputError('a method without training has no steps to time')
   return max(count, key=count.get)
 
 
@@ -43,6 +52,9 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
   Args:
     name: of an experiment, with words after a colon.
     num_steps: steps on the clock.
+
+  Raises:
+    types.InputError: no such experiment, or nothing to train.
   """
   name, _, words = name.partition(':')
   config = config_lib.load_experiment(name, words)
@@ -51,10 +63,14 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
   mapped = parallel.make(config.parallel.wrapper)
   program = main_program(method)
   compiled = []
-  jax.monitoring.register_event_duration_secs_listener(
-      lambda event, seconds, **_: event == _COMPILE and compiled.append(seconds))
-  state = mapped.place(jax.jit(lambda: base.init_state(
-      method, config.seed, dataset.catalog))())
+
+  def listen(event: str, seconds: float, **_) -> None:
+    if event == _COMPILE:
+      compiled.append(seconds)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  init = jax.jit(functools.partial(base.init_state, method))
+  state = mapped.place(init(config.seed, dataset.catalog))
   catalog = mapped.place(dataset.catalog)
   step_fn = mapped.map_step(base.make_step(method, program))
   feed = pipeline.Pipeline(
@@ -74,25 +90,26 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
       began = time.perf_counter()
   jax.block_until_ready(state.clock)
   return {
-      'method': f'{name}:{words}', 'program': program,
+      'method': f'{name}:{words}'.rstrip(':'), 'program': program,
       'steps_per_s': num_steps / (time.perf_counter() - began),
       'first_step_s': first, 'compiled': len(compiled)}
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('methods', nargs='+', metavar='NAME[:word,...]')
   parser.add_argument('--steps', type=int, default=200)
   args = parser.parse_args(argv)
+  main_lib.tune_xla()  # Before JAX looks for devices.
   for name in args.methods:
-    print(json.dumps(measure(name, args.steps)), flush=True)
+    try:
+      print(json.dumps(measure(name, args.steps)), flush=True)
+    except types.InputError as error:
+      print(f'{name}: {error}', file=sys.stderr)
+      return 2
   return 0
 
 
 if __name__ == '__main__':
-  # As `sidrec.main` sets it; a process of its own that keeps nothing.
-  if jax.__version_info__[:2] == (0, 10):
-    os.environ['XLA_FLAGS'] = os.environ.get(
-        'XLA_FLAGS', '') + ' --xla_cpu_experimental_ynn_fusion_type='
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(main())
