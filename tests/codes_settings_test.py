@@ -2,22 +2,23 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from sidrec import data
 from sidrec import methods
+from sidrec import tokenizers
 from sidrec import types
 from sidrec.data import content
 from sidrec.methods import base
-from sidrec.methods import generative
+from sidrec.tokenizers import base as tokenizers_base
 from tests import data_tables
+from tests import method_worlds
 from tests import tiny_run
 
 
 def _method(config, dataset):
-  return methods.get(config.method).make(config, dataset.spec, 10)
+  return methods.get(config.method).make(config, dataset)
 
 
 @pytest.fixture(name='dataset', scope='module')
@@ -27,15 +28,13 @@ def _dataset():
 
 
 @pytest.mark.parametrize('name, changes, message', [
-    ('tiger', {'model__name': 'decoder'}, 'the word `decoder`'),
-    ('tiger', {'model__name': 't6'}, 'model.name'),
-    ('tiger', {'model__dtype': 'float99'}, 'model.dtype'),
-    ('tiger', {'model__dropout': 1.}, 'model.dropout'),
+    ('tiger', {'generator__dtype': 'float99'}, 'generator.dtype'),
+    ('tiger', {'generator__dropout': 1.}, 'generator.dropout'),
     ('tiger', {'tokenizer__name': 'letter'}, 'tokenizer.name=letter'),
     ('rqkmeans', {'tokenizer__name': 'rqvae'}, 'tokenizer.name=rqvae'),
-    ('tiger', {'tokenizer__collisions': 'sufix'}, 'tokenizer.collisions'),
-    ('tiger', {'tokenizer__suffix_size': 0}, 'tokenizer.suffix_size'),
-    ('pq', {'tokenizer__collisions': 'capacity'}, 'choose suffix'),
+    ('tiger', {'codes__collisions': 'sufix'}, 'codes.collisions'),
+    ('tiger', {'codes__suffix_size': 0}, 'codes.suffix_size'),
+    ('pq', {'codes__collisions': 'capacity'}, 'choose suffix'),
     ('sasrec', {'model__dropout': 1.5}, 'model.dropout'),
 ])
 def test_bad_settings_are_refused_before_training(
@@ -58,10 +57,8 @@ def test_codes_without_levels_or_entries_are_refused(dataset, name, key):
 
 
 def test_an_odd_head_of_the_decoder_is_refused(dataset):
-  config = tiny_run.experiment('tiger').get_config('decoder')
-  config.model.head_dim = 5
-  config.tokenizer.codebook_size = 8
-  with pytest.raises(types.InputError, match='model.head_dim=5'):
+  config = tiny_run.config('tiger', 'decoder', generator__head_dim=5)
+  with pytest.raises(types.InputError, match='generator.head_dim=5'):
     _method(config, dataset)
 
 
@@ -79,7 +76,7 @@ def test_served_histories_are_what_was_trained_on(name):
         (dataset.event_user == dataset.event_user[event])
         & (dataset.event_time < dataset.event_time[event])
         & (dataset.event_label > 0))
-    got = batch.history[row][batch.history_mask[row] > 0]
+    got = batch.history.item[row][batch.history.segment[row] > 0]
     want = dataset.event_item[own][-config.data.history_length:]
     np.testing.assert_array_equal(got, want)
     found += len(want)
@@ -98,14 +95,20 @@ def test_a_log_with_histories_is_coded_by_what_items_are(tmp_path):
 @pytest.mark.parametrize('balance', ['none', 'greedy', 'prices'])
 def test_fitted_codes_are_those_that_are_used(dataset, balance):
   config = tiny_run.config(
-      'rqkmeans', tokenizer__balance=balance, tokenizer__collisions='none',
-      tokenizer__least_entropy=0.)
+      'rqkmeans', tokenizer__balance=balance, codes__collisions='none',
+      codes__least_entropy=0.)
   method = _method(config, dataset)
-  parts = generative._parts(config, dataset.spec)
-  state = base.init_state(method, jax.random.key(0), dataset.catalog)
-  fitted, _ = generative.fit(parts, state, dataset.catalog, 3)
-  done, found = generative.assign(parts, fitted, dataset.catalog, 3)
-  np.testing.assert_array_equal(
-      done.codebook['codes'], fitted.codebook['tokenizer']['codes'])
-  assert 0 < found['tokenizer/reconstruction'] < 1
-  json.dumps(found)
+  state = base.init_state(method, 0, dataset.catalog)
+  host, = method.sections[0].items
+  changes = host.fn(method_worlds.Bench(dataset, 0), state)
+  items = tokenizers_base.Items(
+      dataset.item_ids, np.asarray(dataset.catalog.vectors),
+      dataset.catalog.features, dataset.catalog.popularity)
+  tokenizer = tokenizers.make(config.tokenizer, dataset.spec)
+  params, variables, codes = tokenizer.start(
+      0, state.params['tokenizer'], state.variables['tokenizer'], items)
+  if codes is None:
+    codes, _ = tokenizer.assign(params, variables, items, None)
+  np.testing.assert_array_equal(changes.variables['codes'], codes)
+  assert 0 < changes.metrics['tokenizer/reconstruction'] < 1
+  json.dumps(changes.metrics)

@@ -12,7 +12,7 @@ import pytest
 from sidrec import train
 from tests import tiny_run
 
-STEPS = dict(train__num_steps=30, train__eval_every=15,
+STEPS = dict(train__num_steps=30, eval__every=15,
              tokenizer__num_levels=2, tokenizer__codebook_size=8)
 # Sums over devices add up in another order between processes, and Adam makes
 # that larger where a gradient is small. Measured over 30 steps: 1e-5.

@@ -51,18 +51,22 @@ def _world(name, **kwargs):
   item = rng.integers(0, _ITEMS, (_B, _H)).astype(np.int32)
   segment = np.arange(_H)[None] >= np.array([0, 2, 4])[:, None]
   history = _sequence(item, segment, np.arange(_B))
-  return model, params, codes.astype(np.int32), history
+  return model, params, jnp.asarray(codes, jnp.int32), history
 
 
-def _written(model, params, sequence, codes, **kwargs):
-  """What training sees of a batch: (Written, labels)."""
-  @jax.jit
-  def run(params, sequence, codes):
+@functools.cache
+def _trained(model):
+  def run(params, sequence, codes, key):
     x = model.embed(params, codes)
     part = generator.split(model.layout, sequence, x, codes)
-    read = model.read(params, part.x, part.sequence, **kwargs)
-    return model.write(params, read, part.target, **kwargs), part.label
-  return run(params, sequence, codes)
+    read = model.read(params, part.x, part.sequence, key=key)
+    return model.write(params, read, part.target, key=key), part.label
+  return jax.jit(run)
+
+
+def _written(model, params, sequence, codes, key=None):
+  """What training sees of a batch: (Written, labels)."""
+  return _trained(model)(params, sequence, codes, key)
 
 
 def _logits(*args, **kwargs):
@@ -90,33 +94,41 @@ def _direct(name, item):
   return np.stack(out, 1)
 
 
-def _start(name, history=None):
-  model, params, codes, own = _world(name)
-  history = own if history is None else history
-  context, state = jax.jit(model.start)(
-      params, model.embed(params, codes[history.item]), history)
-  return lambda prefix, state: model.step(
-      params, context, prefix, state), state, codes
+def _search(name, beam_size):
+  model, params, codes, history = _world(name)
+  @jax.jit
+  def run(params, history):
+    context, state = model.start(
+        params, model.embed(params, codes[history.item]), history)
+    return decode.beam_search(
+        lambda prefix, state: model.step(params, context, prefix, state),
+        trie.build(np.asarray(codes)), beam_size=beam_size, batch_size=_B,
+        state=state, normalize=True, num_rungs=1)
+  return run(params, history)
 
 
 @_BOTH
 def test_steps_along_given_codes_are_what_is_written(name):
   model, params, codes, history = _world(name)
   both = _with_target(history, np.array([3, 8, 11], np.int32))
-  step, state, _ = _start(name)
   prefix = codes[both.item[:, -1]][:, None]
-  for level, want in enumerate(
-      _logits(model, params, both, codes[both.item])):
-    logits, state = step(prefix[..., :level], state)
-    np.testing.assert_allclose(logits[:, 0], want[:, -1], atol=1e-4)
+  @jax.jit
+  def steps(params, history):
+    context, state = model.start(
+        params, model.embed(params, codes[history.item]), history)
+    out = []
+    for level in range(len(_SIZES)):
+      logits, state = model.step(params, context, prefix[..., :level], state)
+      out.append(logits)
+    return out
+  for got, want in zip(steps(params, history),
+                       _logits(model, params, both, codes[both.item])):
+    np.testing.assert_allclose(got[:, 0], want[:, -1], atol=1e-4)
 
 
 @_BOTH
 def test_wide_search_equals_scoring_every_item_as_in_training(name):
-  step, state, codes = _start(name)
-  beams = decode.beam_search(
-      step, trie.build(codes), beam_size=_ITEMS, batch_size=_B, state=state,
-      normalize=True)
+  beams = _search(name, _ITEMS)
   want = _direct(name, np.tile(np.arange(_ITEMS, dtype=np.int32), (_B, 1)))
   got = np.full(want.shape, np.nan)
   np.put_along_axis(got, np.asarray(beams.item), np.asarray(beams.score), 1)
@@ -125,10 +137,7 @@ def test_wide_search_equals_scoring_every_item_as_in_training(name):
 
 @_BOTH
 def test_narrow_search_follows_its_beams(name):
-  step, state, codes = _start(name)
-  beams = decode.beam_search(
-      step, trie.build(codes), beam_size=4, batch_size=_B, state=state,
-      normalize=True)
+  beams = _search(name, 4)
   np.testing.assert_allclose(
       beams.score, _direct(name, np.asarray(beams.item)), atol=2e-4)
 
@@ -154,27 +163,28 @@ def test_padding_has_no_influence(name):
   wide = _sequence(
       *(np.pad(x, ((0, 0), (3, 0))) for x in (history.item, history.segment)),
       history.user[:, 0])
-  first, *more = (
-      step(jnp.zeros((_B, 1, 0), jnp.int32), state)[0]
-      for step, state, _ in (_start(name, x) for x in (history, other, wide)))
-  np.testing.assert_array_equal(first, more[0])
-  np.testing.assert_allclose(first, more[1], atol=1e-4)
+  @jax.jit
+  def run(params, history):
+    context, state = model.start(
+        params, model.embed(params, codes[history.item]), history)
+    return model.step(
+        params, context, jnp.zeros((_B, 1, 0), jnp.int32), state)[0]
+  first = run(params, history)
+  np.testing.assert_array_equal(first, run(params, other))
+  np.testing.assert_allclose(first, run(params, wide), atol=1e-4)
 
 
 def test_user_tokens_are_hashed_and_may_be_absent():
   model, params, codes, history = _world('t5')
-  run = lambda model, params, history: model.read(
-      params, model.embed(params, codes[history.item]), history).pooled
-  same = history.replace(user=history.user + 7)
-  other = history.replace(user=history.user + 1)
-  np.testing.assert_array_equal(
-      run(model, params, history), run(model, params, same))
-  assert not np.allclose(
-      run(model, params, history), run(model, params, other))
-  model, params, *_ = _world('t5', num_user_tokens=0)
+  run = jax.jit(lambda user: model.read(
+      params, model.embed(params, codes[history.item]),
+      history.replace(user=user)).pooled)
+  first = run(history.user)
+  np.testing.assert_array_equal(first, run(history.user + 7))
+  assert not np.allclose(first, run(history.user + 1))
+  none = generator.make(_config('t5', num_user_tokens=0), _SIZES)
+  params = jax.eval_shape(none.init, jax.random.key(0))
   assert 'user' not in params
-  np.testing.assert_array_equal(
-      run(model, params, history), run(model, params, other))
 
 
 def test_segments_of_a_row_do_not_see_each_other():
@@ -196,10 +206,10 @@ def test_segments_of_a_row_do_not_see_each_other():
 def test_later_items_and_codes_are_not_seen():
   model, params, codes, _ = _world('decoder')
   item = np.arange(6)[None]
-  sequence, tokens = _sequence(item, np.ones((1, 6))), codes[item].copy()
+  sequence, tokens = _sequence(item, np.ones((1, 6))), codes[item]
   base = _logits(model, params, sequence, tokens)
-  tokens[0, 3, 1] = (tokens[0, 3, 1] + 1) % _SIZES[1]
-  moved = _logits(model, params, sequence, tokens)
+  moved = _logits(model, params, sequence, tokens.at[0, 3, 1].set(
+      (tokens[0, 3, 1] + 1) % _SIZES[1]))
   for level, (a, b) in enumerate(zip(base, moved)):
     same = np.isclose(a, b, atol=1e-6).all(-1)[0]
     assert same.tolist() == [True] * 3 + [level <= 1, False, False]
@@ -208,11 +218,10 @@ def test_later_items_and_codes_are_not_seen():
 def test_t5_writes_a_code_from_those_before_it():
   model, params, codes, history = _world('t5')
   both = _with_target(history, np.array([3, 8, 11], np.int32))
-  tokens = codes[both.item].copy()
-  base = _logits(model, params, both, tokens)
-  tokens[:, -1, 1] = (tokens[:, -1, 1] + 1) % _SIZES[1]
-  same = [np.allclose(a, b, atol=1e-6) for a, b in zip(
-      base, _logits(model, params, both, tokens))]
+  tokens = codes[both.item]
+  other = tokens.at[:, -1, 1].set((tokens[:, -1, 1] + 1) % _SIZES[1])
+  same = [np.allclose(*pair, atol=1e-6) for pair in zip(*(
+      _logits(model, params, both, x) for x in (tokens, other)))]
   assert same == [True, True, False]
 
 
@@ -241,15 +250,15 @@ def test_fresh_models_know_nothing(name):
 def test_shapes_of_what_is_read_and_written(name):
   model, params, codes, history = _world(name)
   both = _with_target(history, history.item[:, 0])
-  part = generator.split(model.layout, both, model.embed(
-      params, codes[both.item]), codes[both.item])
-  read = model.read(params, part.x, part.sequence)
-  num = {'packed': _H + 1, 'last': 1}[model.layout]
-  assert read.pooled.shape == (_B, num, 16)
-  states = model.write(params, read, part.target).states
-  assert states.shape == (_B, num, len(_SIZES), 16)
-  assert part.label.shape == (_B, num, len(_SIZES))
-  assert part.weight.shape == (_B, num)
+  def run(params):
+    part = generator.split(model.layout, both, model.embed(
+        params, codes[both.item]), codes[both.item])
+    read = model.read(params, part.x, part.sequence)
+    states = model.write(params, read, part.target).states
+    return read.pooled, states, part.label, part.weight
+  num, levels = {'packed': _H + 1, 'last': 1}[model.layout], len(_SIZES)
+  assert [x.shape for x in jax.eval_shape(run, params)] == [
+      (_B, num, 16), (_B, num, levels, 16), (_B, num, levels), (_B, num)]
   assert model.heads is None and model.vector is None
 
 
@@ -271,18 +280,18 @@ def test_split_keeps_the_target_from_what_is_read():
 @_BOTH
 def test_dropout_and_bfloat16(name):
   model, params, codes, history = _world(name)
-  low, *_ = _world(name, dtype='bfloat16')
-  def call(model, rows, **kwargs):
-    own = jax.tree.map(lambda x: x[rows], history)
-    return _logits(model, params, own, codes[own.item], **kwargs)[1]
-  every = np.arange(_B)
+  low = generator.make(_config(name, dtype='bfloat16'), _SIZES)
+  call = lambda model, own, key=None: _logits(
+      model, params, own, codes[own.item], key)[1]
   key = jax.random.key(3)
-  plain, dropped = call(model, every), call(model, every, key=key)
+  plain, dropped = call(model, history), call(model, history, key)
   assert not np.allclose(plain, dropped)
   # What a row loses does not depend on the rows beside it.
+  order = np.array([2, 0, 1])
+  moved = jax.tree.map(lambda x: x[order], history)
   np.testing.assert_allclose(
-      dropped[1:], call(model, every[1:], key=key), atol=1e-4)
-  near = call(low, every)
+      dropped[order], call(model, moved, key), atol=1e-4)
+  near = call(low, history)
   assert near.dtype == jnp.float32
   assert np.abs(near - plain).mean() < .1 * np.abs(plain).mean()
 

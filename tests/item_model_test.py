@@ -29,13 +29,14 @@ def test_a_request_reads_like_a_packed_sequence():
   params = model.init(jax.random.key(0))
   item = np.random.default_rng(0).integers(0, _ITEMS, (1, 9))
   segment = np.array([[1, 1, 1, 2, 2, 2, 2, 2, 0]])
-  hidden = model.hidden(params, _sequence(item, segment))
+  run = jax.jit(model.hidden)
+  hidden = run(params, _sequence(item, segment))
   history = np.zeros((1, 7), np.int32)
   history[0, 2:] = item[0, 3:8]  # Padding in front.
   mask = np.array([[0, 0, 1, 1, 1, 1, 1]])
   for padding in (0, 5):
     history[0, :2] = padding
-    out = model.hidden(params, _sequence(history, mask))
+    out = run(params, _sequence(history.copy(), mask))
     np.testing.assert_allclose(out[0, -1], hidden[0, 7], atol=1e-5)
 
 
@@ -45,7 +46,8 @@ def test_later_items_are_not_read():
   item, segment = np.arange(6)[None], np.ones((1, 6), np.int32)
   other = item.copy()
   other[0, 3] = 9
-  same = np.isclose(*(model.hidden(params, _sequence(x, segment))
+  run = jax.jit(model.hidden)
+  same = np.isclose(*(run(params, _sequence(x, segment))
                       for x in (item, other)), atol=1e-6).all(-1)[0]
   assert same.tolist() == [True] * 3 + [False] * 3
 
@@ -67,11 +69,12 @@ def test_dropout_is_by_row():
   params = model.init(jax.random.key(0))
   both = _sequence(np.arange(8).reshape(2, 4), np.ones((2, 4), np.int32))
   key = jax.random.key(1)
-  dropped = model.hidden(params, both, key=key)
-  assert not np.allclose(dropped, model.hidden(params, both))
+  run = jax.jit(model.hidden)
+  dropped = run(params, both, key=key)
+  assert not np.allclose(dropped, run(params, both))
   second = jax.tree.map(lambda x: x[1:], both)
   np.testing.assert_allclose(
-      dropped[1:], model.hidden(params, second, key=key), atol=1e-5)
+      dropped[1:], run(params, second, key=key), atol=1e-5)
 
 
 @pytest.mark.parametrize('wrong', [

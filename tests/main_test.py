@@ -103,7 +103,7 @@ def _trained(tmp_path_factory):
   """A run that SIGTERM stopped and the same command finished."""
   workdir = tmp_path_factory.mktemp('run')
   arguments = tiny_run.arguments(
-      'dig', workdir, train__num_steps=300, train__eval_every=100)
+      'dig', workdir, train__num_steps=300, eval__every=100)
   process = _start(arguments)
   _wait_for(process, lambda: _has_step(workdir, 3))
   process.send_signal(signal.SIGTERM)
@@ -120,7 +120,7 @@ def _trained(tmp_path_factory):
 
 
 def _config():
-  return tiny_run.config(train__num_steps=300, train__eval_every=100)
+  return tiny_run.config(train__num_steps=300, eval__every=100)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(trained):
@@ -159,7 +159,7 @@ def test_recommend(trained, mode, tmp_path):
   (tmp_path / 'in.jsonl').write_text(
       ''.join(json.dumps(row) + '\n' for row in rows))
   _finish([*tiny_run.arguments(
-      'dig', workdir, train__num_steps=300, train__eval_every=100),
+      'dig', workdir, train__num_steps=300, eval__every=100),
            '--mode=recommend', f'--input={tmp_path}/in.jsonl',
            f'--output={tmp_path}/out.jsonl'])
   answers = [json.loads(line) for line in
@@ -205,7 +205,7 @@ def test_recommend_names_what_is_wrong(trained, mode, tmp_path):
 
 @pytest.mark.slow
 def test_three_kills_change_nothing(tmp_path):
-  more = dict(train__num_steps=90, train__eval_every=15)
+  more = dict(train__num_steps=90, eval__every=15)
   whole, killed = tmp_path / 'whole', tmp_path / 'killed'
   _finish(tiny_run.arguments('dig', whole, **more))
   for step in (5, 33, 61):

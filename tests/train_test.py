@@ -1,5 +1,6 @@
 """Whole runs of the trainer: files, equal seeds, stops and resumption."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,11 +12,12 @@ from sidrec import evaluate
 from sidrec import train
 from sidrec import types
 from sidrec.data import pipeline
+from sidrec.methods import base
 from tests import data_tables
 from tests import tiny_run
 
 KEYS = {'method', 'dataset', 'protocol', 'seeds', 'steps', 'wall_seconds',
-        'device', 'metrics'}
+        'device', 'metrics', 'versions', 'data', 'remove_seen'}
 RANKING = {f'ranking/{k}' for k in ('auc', 'gauc', 'logloss', 'ece')}
 RETRIEVAL = {f'{path}/{kind}@{k}' for path in ('retrieval', 'unified')
              for kind in ('recall', 'ndcg') for k in (5, 10, 50)}
@@ -41,7 +43,7 @@ def test_files_of_the_contract(dig):
   assert results == json.loads(json.dumps(returned))
   assert set(results) == KEYS
   assert results['method'] == 'dig' and results['dataset'] == 'planted'
-  assert results['seeds'] == [0] and results['steps'] in (4, 8, 12)
+  assert results['seeds'] == [0] and results['steps'] in (5, 9, 12)
   assert results['wall_seconds'] > 0
   want = RANKING | RETRIEVAL | CODES | ORACLE | {
       'unified/auc_gap', 'speed/retrieve_users_per_s'}
@@ -67,7 +69,8 @@ def test_metrics_lines(dig):
   lines = tiny_run.lines(dig[0])
   steps = {split: [line['step'] for line in lines if line['split'] == split]
            for split in ('train', 'valid', 'test')}
-  assert steps['valid'] == [4, 8, 12]
+  # One step of warm-up, then every four of the section that is watched.
+  assert steps['valid'] == [5, 9, 12]
   assert {3, 6, 9, 12} <= set(steps['train'])
   assert steps['test'] == [dig[1]['steps']]
   best = max((line for line in lines if line['split'] == 'valid'),
@@ -84,9 +87,10 @@ def _change(monkeypatch, step, change):
   """Passes the batch of a step through `change` on its way to the trainer."""
   whole = pipeline.Pipeline.iterate
 
-  def iterate(self, first, last):
-    for number, batch in enumerate(whole(self, first, last), first):
-      yield change(batch) if number == step else batch
+  seen = itertools.count()  # Batches of all programs since the start.
+  def iterate(self, starts, num):
+    for batch in whole(self, starts, num):
+      yield change(batch) if next(seen) == step else batch
   monkeypatch.setattr(pipeline.Pipeline, 'iterate', iterate)
 
 
@@ -109,16 +113,18 @@ def test_a_run_stopped_again_and_again_equals_one_that_was_not(
   def run():
     return train.train_and_evaluate(tiny_run.config(), workdir)
   with monkeypatch.context() as patch:
-    _change(patch, 6, _fail)  # Steps 5 and 6 are lost, and done again.
+    _change(patch, 6, _fail)  # Step 6 is lost, and done again.
     with pytest.raises(RuntimeError, match='power'):
       run()
-  for done in (6, 8):  # Before the codes are reassigned; at a validation.
+  # Before the codes are reassigned; at a validation. Host work counts as an
+  # event: the tree, and the codes twice.
+  for done, more, event in ((6, 1, 8), (9, 3, 12)):
     with monkeypatch.context() as patch:
-      _change(patch, done - 1, _terminate)
+      _change(patch, more - 1, _terminate)
       with pytest.raises(train.Terminated, match=f'step {done}'):
         run()
     assert signal.getsignal(signal.SIGTERM) == handler
-    assert (tmp_path / 'checkpoints' / str(done)).is_dir()
+    assert (tmp_path / 'checkpoints' / str(event)).is_dir()
     assert not (tmp_path / 'results.json').exists()
   run()
   assert tiny_run.lines(workdir) == tiny_run.lines(dig[0])
@@ -142,7 +148,8 @@ def test_a_checkpoint_of_another_config_is_refused(dig):
 def test_load_gives_what_was_reported(dig):
   run = evaluate.load(str(dig[0]))
   np.testing.assert_array_equal(
-      run.codes, np.load(dig[0] / 'codes.npz')['codes'])
+      run.codes[run.dataset.file_order],
+      np.load(dig[0] / 'codes.npz')['codes'])
   assert run.metrics == json.loads(
       (dig[0] / 'results.json').read_text())['metrics']
   values = run.evaluate('test')
@@ -181,7 +188,7 @@ def test_seeds_are_runs_of_their_own(tmp_path):
 def test_early_stopping_keeps_the_best_state(tmp_path, monkeypatch):
   values = iter([.1, .9, .2, .3, .4, .5])
   monkeypatch.setattr(evaluate, 'monitor', lambda *_: next(values))
-  config = tiny_run.config('ranker', train__patience=2, train__eval_every=2)
+  config = tiny_run.config('ranker', eval__patience=2, eval__every=2)
   results = train.train_and_evaluate(config, str(tmp_path))
   lines = tiny_run.lines(tmp_path)
   assert [x['step'] for x in lines if x['split'] == 'valid'] == [2, 4, 6, 8]
@@ -196,14 +203,12 @@ def test_early_stopping_keeps_the_best_state(tmp_path, monkeypatch):
   assert tiny_run.lines(tmp_path) == lines
 
 
-@pytest.mark.parametrize('steps, every, epochs, per_epoch, want', [
-    (52, 0, 1.5, 2., {17, 35, 52}), (10, 0, 5., .1, {10}), (10, 4, 1., 1., {
-        4, 8, 10}), (2, 0, 5., 2., {1, 2}), (0, 0, 2., 2., {0})])
-def test_validations_are_spread_evenly(steps, every, epochs, per_epoch, want):
-  config = tiny_run.config(
-      train__eval_every=every, train__num_epochs=epochs,
-      train__evals_per_epoch=per_epoch).train
-  assert train.validation_steps(config, steps) == want
+@pytest.mark.parametrize('steps, every, count, want', [
+    (52, 0, 3, 18), (10, 0, 1, 10), (10, 4, 1, 4), (2, 0, 10, 1),
+    (0, 0, 4, 1)])
+def test_validations_are_spread_evenly(steps, every, count, want):
+  config = tiny_run.config(eval__every=every, eval__validations=count)
+  assert base.watch(config, steps).every == want
 
 
 def test_popularity_needs_no_training(tmp_path):

@@ -53,7 +53,9 @@ def fit(run: run_lib.Run, state: types.TrainState) -> types.TrainState:
   while run.cursor.section < len(run.sections):
     section = run.sections[run.cursor.section]
     for at, item in schedule.remaining(section, run.cursor):
-      run.cursor = at
+      # The rest of the cursor is what validations have found so far.
+      run.cursor = run.cursor._replace(
+          item=at.item, done=at.done, event=at.event)
       if isinstance(item, schedule.Host):
         state = _host(run, section, item, state)
         run.cursor = run.cursor.next_item(is_host=True)
