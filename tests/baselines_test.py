@@ -8,6 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from sidrec import config as config_lib
+from sidrec import data
+
 pytest.importorskip('lightgbm')
 BENCHMARKS = (pathlib.Path(__file__).resolve().parent.parent / 'experiments'
               / 'benchmarks')
@@ -77,12 +80,25 @@ def test_profiles_fade_and_never_exceed_one():
   np.testing.assert_allclose(got, [[0, .25, 0, 1], [0, 0, 0, 0]])
 
 
-def test_top_items_against_stable_sort():
+def test_the_best_items_against_stable_sort():
   scores = np.random.default_rng(3).integers(0, 4, (20, 11)).astype(float)
-  want = np.argsort(-scores, axis=1, kind='stable')
+  order = np.argsort(-scores, axis=1, kind='stable')
   for k in (1, 5, 11, 30):
-    got = module('item_models').top_items(scores, k)
-    np.testing.assert_array_equal(got, want[:, :k])
+    got = module('item_models').best(scores, k)
+    for row, values in enumerate(scores):
+      # No list ends within a tie.
+      num = np.sum(values >= np.sort(values)[-min(k, 11)])
+      assert got.mask[row].tolist() == [
+          place < num for place in range(got.mask.shape[1])]
+      np.testing.assert_array_equal(got.item[row, :num], order[row, :num])
+      np.testing.assert_array_equal(
+          got.score[row, :num], values[order[row, :num]])
+
+
+def lists(ranked):
+  """Gives the items of all requests, in their order, without the padding."""
+  return {row: item[mask] for part in ranked
+          for row, item, mask in zip(part.row, part.item, part.mask)}
 
 
 def test_recommend_against_dense_product():
@@ -91,14 +107,14 @@ def test_recommend_against_dense_product():
   prior = np.arange(9.)
   history, mask = np.array([[1, 2], [0, 0]]), np.array([[1, 1], [0, 0]])
   profile = models.profiles(history, mask, 9)
-  got = models.recommend(profile, weights, prior, 9, rows=1)
+  got = lists(models.recommend(profile, weights, prior, 9, rows=1))
   scores = profile.toarray() @ weights.toarray()
-  for row, order in enumerate(got):
+  for row, order in got.items():
     assert sorted(order) == list(range(9))
     assert np.all(np.diff(scores[row][order]) <= 1e-6)
   np.testing.assert_array_equal(got[1], np.arange(9)[::-1])  # The prior's.
-  seen = models.recommend(profile, weights, prior, 9, seen=profile)
-  assert set(seen[0, -2:]) == {1, 2}
+  seen = lists(models.recommend(profile, weights, prior, 9, seen=profile))
+  assert set(seen[0][-2:]) == {1, 2}
 
 
 @pytest.mark.parametrize('half_life', [np.inf, 7.])
@@ -107,9 +123,11 @@ def test_popular_now_against_double_loop(half_life):
   time = np.sort(rng.integers(0, 50, 60))
   item = rng.integers(0, 8, 60)
   moments = rng.integers(0, 60, 12)
-  got = module('item_models').popular_now(
-      item, time, moments, 8, 8, half_life, rows=5)
-  for moment, order in zip(moments, got):
+  got = lists(module('item_models').popular_now(
+      item, time, moments, 8, 8, half_life, rows=5))
+  assert len(got) == len(moments)
+  for row, moment in enumerate(moments):
+    order = got[row]
     scores = np.zeros(8)
     for v, s in zip(item, time):
       if s < moment:
@@ -178,6 +196,38 @@ def test_command_writes_the_form_of_results(tmp_path, capsys, with_label):
         by_name[name]['metrics']['test']['retrieval/recall@10']['mean']
         for name in ('popularity', 'item-kNN'))
     assert neighbors > popularity
+
+
+def load(directory, **settings):
+  config = config_lib.base_config().data
+  config.update(dict(settings, dir=str(directory)))
+  return data.load(config, config.seed)
+
+
+def test_a_tie_is_shared_out(tmp_path):
+  write_log(tmp_path, with_label=False)
+  dataset = load(tmp_path)
+  requests = module('retrieval_baselines').Requests(
+      dataset, dataset.examples('test', 'targets'))
+  num = dataset.spec.num_items
+  got = requests.score(module('item_models').popular(
+      np.ones(num), len(requests.target), 5, rows=7))
+  for k in (5, 10):
+    np.testing.assert_allclose(got[f'retrieval/recall@{k}'], k / num)
+
+
+def test_columns_without_cross_statistics(tmp_path):
+  write_log(tmp_path, with_label=True)
+  dataset = load(tmp_path, cross='none')
+  events = dataset.examples('test', 'impressions')[:3]
+  items = np.arange(6, dtype=np.int32).reshape(3, 2)
+  layout = module('tree_features').Layout(dataset)
+  got = layout.matrix(events, items)
+  assert got.shape == (6, len(layout.names))
+  assert not [name for name in layout.names if name.startswith('cross/')]
+  place = layout.names.index('item/category/0')
+  np.testing.assert_array_equal(
+      got[:, place], dataset.catalog.features.ids[:6, 0])
 
 
 def result(method, auc, recall=None, seeds=(0, 1), dataset='small'):

@@ -37,7 +37,7 @@ _TURNS = 5
 
 
 class Case(NamedTuple):
-  """One measured setting. catalog: 'random' or 'beauty' (see decode_catalogs)."""
+  """One measured setting. catalog: as `decode_catalogs.make` has it."""
   catalog: str
   items: int
   codebook: int
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add('--output', required=True, help='JSON file to write')
   add('--plot', default='', help='PNG file to write (needs matplotlib)')
-  add('--grid', default='quick', 
+  add('--grid', default='quick',
       choices=['quick', 'static', 'growth', 'full'])
   add('--static', default='', help="checkout of STATIC's repository")
   add('--models', nargs='+', default=list(MODELS), choices=list(MODELS))

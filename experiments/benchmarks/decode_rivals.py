@@ -30,7 +30,11 @@ Rival = Iterator[tuple[str, Callable[[], Any]]]
 
 
 def _dense_search(c: Context, mask_fn: Callable[..., Any] | None) -> Any:
-  """Beam search over the whole codebook; mask_fn(prefix, carry) -> (mask, fn)."""
+  """Beam search over the whole codebook.
+
+  mask_fn: (trie, level, prefix, nodes) -> (mask [B, W, K], nodes of all
+  children, or None); None = no constraint.
+  """
   def run(table, t):
     prefix = jnp.zeros((c.batch, 1, 0), jnp.int32)
     score = jnp.zeros((c.batch, 1), jnp.float32)

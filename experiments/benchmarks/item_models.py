@@ -1,13 +1,29 @@
 """Retrieves with popularity, item neighbors and EASE, all in closed form.
 
-U users, V items, B requests, K places. Nothing here knows of data sets.
+U users, V items, B requests, W places. Nothing here knows of data sets.
 """
 
-from typing import Iterator
+from typing import Iterator, NamedTuple
 
 import numpy as np
 from scipy import linalg
 from scipy import sparse
+
+
+class Ranked(NamedTuple):
+  """Lists of some b of the B requests, best first.
+
+  Items of one score stand by item number, which says nothing: whoever counts
+  hits has to share them out. So no list ends within a tie.
+
+  row: [b] which of the requests.
+  item: [b, W] int64. score: [b, W] float64, what it was ranked by.
+  mask: [b, W] bool.
+  """
+  row: np.ndarray
+  item: np.ndarray
+  score: np.ndarray
+  mask: np.ndarray
 
 
 def interactions(
@@ -112,19 +128,31 @@ def profiles(
   return result
 
 
-def top_items(scores: np.ndarray, k: int) -> np.ndarray:
-  """Returns [B, K] items of the largest scores [B, V], best first.
+def best(scores: np.ndarray, k: int, row: np.ndarray | None = None) -> Ranked:
+  """Ranks the k items of the largest scores, and what ties with the last.
 
-  Equal scores go by item index.
+  Args:
+    scores: [b, V].
+    k: number of places, at least.
+    row: [b] which requests; default the first.
   """
   k = min(k, scores.shape[1])
   # A partition leaves open which of equal scores it keeps: take all that reach
   # the k-th score, by their index.
   cut = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
-  result = np.empty((len(scores), k), np.int64)
-  for row, (values, least) in enumerate(zip(scores, cut)):
-    found = np.flatnonzero(values >= least)
-    result[row] = found[np.argsort(-values[found], kind='stable')[:k]]
+  reached = scores >= cut[:, None]
+  width = int(reached.sum(1).max(initial=k))
+  result = Ranked(
+      np.arange(len(scores)) if row is None else row,
+      np.zeros((len(scores), width), np.int64),
+      np.full((len(scores), width), -np.inf),
+      np.zeros((len(scores), width), bool))
+  for place, (values, is_in) in enumerate(zip(scores, reached)):
+    found = np.flatnonzero(is_in)
+    found = found[np.argsort(-values[found], kind='stable')]
+    result.item[place, :len(found)] = found
+    result.score[place, :len(found)] = values[found]
+    result.mask[place, :len(found)] = True
   return result
 
 
@@ -132,7 +160,7 @@ def recommend(
     profile: sparse.csr_matrix, weights: sparse.csr_matrix | np.ndarray,
     prior: np.ndarray, k: int, seen: sparse.csr_matrix | None = None,
     rows: int = 512,
-) -> np.ndarray:
+) -> Iterator[Ranked]:
   """Ranks the catalog by profile times item-to-item weights.
 
   Args:
@@ -140,45 +168,40 @@ def recommend(
     weights: [V, V] of `neighbors` or `ease`.
     prior: [V] popularity: orders equal scores, so a user without a history
       gets popular items.
-    k: number of places.
+    k: number of places, see `best`.
     seen: None, or [B, V]: where it is not 0 the item goes to the end.
     rows: requests at a time.
 
-  Returns:
-    [B, K] items, best first.
+  Yields:
+    Lists of all requests.
   """
   tie = (prior / max(prior.max(), 1.)).astype(np.float64) * 1e-7
-  result = []
   for start in range(0, profile.shape[0], rows):
     part = profile[start:start + rows] @ weights
     part = part.toarray() if sparse.issparse(part) else np.asarray(part)
     part = part.astype(np.float64) + tie
-    _drop(part, seen, start)
-    result.append(top_items(part, k))
-  return np.concatenate(result)
+    row = np.arange(start, start + len(part))
+    _drop(part, seen, row)
+    yield best(part, k, row)
 
 
 def popular(
     prior: np.ndarray, num: int, k: int,
     seen: sparse.csr_matrix | None = None, rows: int = 512,
-) -> np.ndarray:
-  """Ranks by one count of each item [V]; returns [B, K] for `num` requests."""
-  if seen is None:
-    return np.repeat(top_items(prior[None], k), num, axis=0)
-  result = []
+) -> Iterator[Ranked]:
+  """Ranks by one count of each item [V]; yields lists of `num` requests."""
   for start in range(0, num, rows):
-    part = np.repeat(
-        prior[None].astype(np.float64), min(rows, num - start), axis=0)
-    _drop(part, seen, start)
-    result.append(top_items(part, k))
-  return np.concatenate(result)
+    row = np.arange(start, min(start + rows, num))
+    part = np.repeat(prior[None].astype(np.float64), len(row), axis=0)
+    _drop(part, seen, row)
+    yield best(part, k, row)
 
 
 def popular_now(
     item: np.ndarray, time: np.ndarray, request_time: np.ndarray,
     num_items: int, k: int, half_life: float,
     seen: sparse.csr_matrix | None = None, rows: int = 512,
-) -> np.ndarray:
+) -> Iterator[Ranked]:
   """Ranks by how often an item was taken up to now, old events fading.
 
   score_v(t) = sum over events of v with time s < t of 2^((s - t) / half_life).
@@ -187,24 +210,21 @@ def popular_now(
     item, time: [N] the positive events, sorted by time.
     request_time: [B] in any order.
     num_items: V.
-    k: number of places.
+    k: number of places, see `best`.
     half_life: in the unit of time; inf counts all the same.
     seen: as `recommend`.
     rows: requests at a time.
 
-  Returns:
-    [B, K] items, best first.
+  Yields:
+    Lists of all requests, by their times.
   """
-  result = np.empty((len(request_time), min(k, num_items)), np.int64)
   order = np.argsort(request_time, kind='stable')
   scores = _running(item, time, request_time[order], num_items, half_life)
   for start in range(0, len(order), rows):
-    which = order[start:start + rows]
-    part = np.stack([next(scores) for _ in which])
-    if seen is not None:
-      _drop(part, seen[which], 0)
-    result[which] = top_items(part, k)
-  return result
+    row = order[start:start + rows]
+    part = np.stack([next(scores) for _ in row])
+    _drop(part, seen, row)
+    yield best(part, k, row)
 
 
 def _running(
@@ -224,8 +244,9 @@ def _running(
 
 
 def _drop(
-    scores: np.ndarray, seen: sparse.csr_matrix | None, start: int) -> None:
-  """Sets the scores of what was seen to -inf, in place."""
+    scores: np.ndarray, seen: sparse.csr_matrix | None, rows: np.ndarray
+) -> None:
+  """Sets scores [b, V] of what requests `rows` saw to -inf, in place."""
   if seen is not None:
-    row, item = seen[start:start + len(scores)].nonzero()
+    row, item = seen[rows].nonzero()
     scores[row, item] = -np.inf

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import item_models
 import numpy as np
@@ -21,19 +21,20 @@ PROFILES = ((1., 1.), (.5, 1.), (.25, 1.), (1., .9), (1., .8), (.5, .9))
 # What users did before the log that counts as positive.
 BEFORE = (history.LONG_VIEWED, history.LIKED)
 
+Lists = Iterator[item_models.Ranked]
+
 
 class Requests:
   """The retrieval targets of a split and what is known of their users."""
 
   def __init__(self, dataset: data.Dataset, events: np.ndarray):
     """Gathers histories strictly before each of the events [B]."""
-    none = np.zeros((len(events), 0))
-    batch = dataset.assemble(events, none.astype(np.int32), none)
+    read = dataset.requests_of(events, np.arange(len(events))).history
     self.num_items = dataset.spec.num_items
     self.target = dataset.event_item[events]
     self.time = dataset.event_time[events]
-    self.history, self.mask = batch.history, batch.history_mask
-    self.action = batch.history_action
+    self.history, self.action = read.item, read.action
+    self.mask = (read.segment > 0).astype(np.float32)
     self.seen = item_models.profiles(self.history, self.mask, self.num_items)
 
   def profile(self, before: float, decay: float) -> sparse.csr_matrix:
@@ -43,9 +44,16 @@ class Requests:
         np.where(np.isin(self.action, BEFORE), before, 0.)) * self.mask
     return item_models.profiles(self.history, weight, self.num_items, decay)
 
-  def score(self, items: np.ndarray) -> dict[str, float]:
-    """Returns the retrieval metrics of ranked items [B, K]."""
-    return metrics.retrieval(items, np.ones(items.shape), self.target, KS)
+  def score(self, lists: Lists) -> dict[str, float]:
+    """Returns the retrieval metrics of ranked items; ties are shared out."""
+    found = {}
+    for part in lists:
+      rows = metrics.recall_ndcg(
+          part.item, part.mask, self.target[part.row], KS, scores=part.score)
+      for name, value in rows.items():
+        found.setdefault(f'retrieval/{name}', []).append(value)
+    return {name: float(np.concatenate(value).mean())
+            for name, value in found.items()}
 
 
 def training_matrix(dataset: data.Dataset) -> sparse.csr_matrix:
@@ -83,7 +91,7 @@ class Retrieval:
 
   def choose(
       self, name: str, options: Sequence[Any],
-      rank: Callable[[Requests, Any], np.ndarray],
+      rank: Callable[[Requests, Any], Lists],
   ) -> tuple[Any, float]:
     """Returns the option with the best Recall@10 + Recall@50, and that sum."""
     best = None
@@ -98,7 +106,7 @@ class Retrieval:
 
   def finish(
       self, name: str, settings: Mapping[str, Any], began: float,
-      rank: Callable[[Requests, sparse.csr_matrix | None], np.ndarray],
+      rank: Callable[[Requests, sparse.csr_matrix | None], Lists],
   ) -> list[dict[str, Any]]:
     """Scores a ranking as it is, and with seen items at the end."""
     results = []

@@ -1,7 +1,8 @@
 """Lays out batches as one flat matrix for gradient-boosted trees.
 
 The trees get what the ranker of sidrec gets, point in time: the cross
-statistics of `batch.cross`, the request features and the item's own.
+statistics of `batch.cross` where there are any, the request features and the
+item's own.
 """
 
 import numpy as np
@@ -31,7 +32,8 @@ class Layout:
     vectors = np.zeros((spec.num_items, 0), np.float32)
     if spec.items.num_dims:
       vectors = _principal(np.asarray(items.vectors, np.float32))
-    self._items = np.concatenate([_gather(items, self._item), vectors], axis=1)
+    self._items = np.concatenate(
+        [_gather(items, self._item, spec.num_items), vectors], axis=1)
     encoded = self._request + self._item
     self.names = [f'cross/{name}' for name in spec.cross_names] + [
         name for name, _, _, _ in encoded] + [
@@ -44,10 +46,11 @@ class Layout:
     batch = self._dataset.assemble(
         events, items, np.zeros(items.shape, np.float32))
     num = items.shape[1]
-    return np.concatenate([
-        batch.cross.reshape(items.size, batch.cross.shape[-1]),
-        np.repeat(_gather(batch.request, self._request), num, axis=0),
-        self._items[items.reshape(-1)]], axis=1).astype(np.float32)
+    request = _gather(batch.request, self._request, len(events))
+    parts = [np.repeat(request, num, axis=0), self._items[items.reshape(-1)]]
+    if batch.cross is not None:
+      parts.insert(0, batch.cross.reshape(items.size, -1))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
   def split(
       self, split: str, events: np.ndarray, rows: int = 8192
@@ -97,10 +100,9 @@ def _columns(
 
 
 def _gather(
-    table: types.FeatureTable, columns: list[tuple[str, str, int, bool]]
-) -> np.ndarray:
-  """Returns [R, columns] float32 of a table."""
-  num_rows = len(table.ids)
+    table: types.FeatureTable, columns: list[tuple[str, str, int, bool]],
+    num_rows: int) -> np.ndarray:
+  """Returns [R, columns] float32 of a table, of which kinds may be None."""
   parts = [getattr(table, leaf)[:, place].astype(np.float32)
            for _, leaf, place, _ in columns]
   return np.stack(parts, axis=1) if parts else np.zeros(
