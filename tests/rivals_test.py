@@ -154,8 +154,9 @@ def test_cornac_models_on_a_small_log(tmp_path, capsys):
   np.save(tmp_path / 'item_embeddings.npy', rng.normal(
       size=(num_items, 8)).astype(np.float32))
   codes = rng.permutation(1 << 16)[:num_items]
-  np.savez(tmp_path / 'codes.npz', codes=np.stack(
-      [codes // 256, codes % 256, codes % 7, codes % 5], 1))
+  np.savez(
+      tmp_path / 'codes.npz', item_id=np.arange(num_items), codes=np.stack(
+          [codes // 256, codes % 256, codes % 7, codes % 5], 1))
   runs = tmp_path / 'runs' / 'own'
   runs.mkdir(parents=True)
   (runs / 'results.json').write_text(json.dumps(dict(

@@ -22,7 +22,7 @@ budget. Selection is by NDCG@10 on validation users at even times; those looks
 are not counted here, while the wall-clock of sidrec's runs counts everything.
 Items without a training event are known to all: TIGER and LETTER can retrieve
 them by their vectors, SASRec has an untrained vector for them. What beam search
-does not reach is a miss; of equal scores the lower item index goes first.
+does not reach is a miss; items of one score count as the mean over orders.
 """
 
 import argparse
@@ -86,20 +86,39 @@ def targets(dataset: data.Dataset, split: str, most: int) -> np.ndarray:
 def evaluate(model: Any, dataset: data.Dataset, events: np.ndarray
              ) -> dict[str, float]:
   """Returns Recall and NDCG of a Cornac model, and users a second."""
-  none = np.zeros((len(events), 0), np.float32)
-  batch = dataset.assemble(events, none.astype(np.int32), none)
-  items = np.zeros((len(events), max(KS)), np.int64)
-  mask = np.zeros(items.shape, bool)
+  batch = dataset.requests_of(events, np.arange(len(events)))
+  target, found = dataset.event_item[events], {}
   began = time.perf_counter()
   for row in range(len(events)):
-    history = batch.history[row][batch.history_mask[row] > 0].tolist()
+    history = batch.history.item[row][batch.history.segment[row] > 0].tolist()
     scores = np.asarray(model.score(int(batch.user[row]), history), np.float64)
-    items[row] = item_models.top_items(scores[None], max(KS))[0]
-    mask[row] = scores[items[row]] > _REACHED
+    # What was not reached is no place of a list, however many there are.
+    reached = np.where(scores > _REACHED, scores, -np.inf)
+    ranked = item_models.best(reached[None], max(KS))
+    rows = metrics.recall_ndcg(
+        ranked.item, np.isfinite(ranked.score), target[row:row + 1], KS,
+        scores=ranked.score)
+    for name, value in rows.items():
+      found.setdefault(f'retrieval/{name}', []).append(float(value[0]))
   seconds = time.perf_counter() - began
-  return metrics.retrieval(
-      items, mask, dataset.event_item[events], KS) | {
-          'speed/retrieve_users_per_s': len(events) / seconds}
+  return {name: float(np.mean(value)) for name, value in found.items()} | {
+      'speed/retrieve_users_per_s': len(events) / seconds}
+
+
+def read_codes(path: str, dataset: data.Dataset) -> np.ndarray:
+  """Reads codes.npz of a run of sidrec; returns codes [V, L] by item number.
+
+  Raises:
+    types.InputError: they are not of this catalog.
+  """
+  with np.load(path) as found:
+    item_id, codes = found['item_id'], found['codes']
+  order = dataset.file_order  # Files have the items table's order.
+  if not np.array_equal(item_id, dataset.item_ids[order]):
+    raise types.InputError(f'{path}: not codes of the items of {dataset.name}')
+  own = np.empty_like(codes)
+  own[order] = codes
+  return own
 
 
 def make_tiger(budget: cornac_budget.Budget, **kwargs: Any) -> Any:
@@ -189,7 +208,7 @@ def run(name: str, dataset: data.Dataset, args: argparse.Namespace
   elif name == 'tiger':
     model = make_tiger(budget, n_beams=args.beam, **shared)
   else:
-    codes = (np.load(args.letter_codes)['codes'] if args.letter_codes
+    codes = (read_codes(args.letter_codes, dataset) if args.letter_codes
              else None)
     model = make_letter(budget, train, 'beauty' in dataset.name, codes,
                         n_beams=args.beam, **shared)
@@ -243,8 +262,7 @@ def load(name: str) -> data.Dataset:
   Raises:
     types.InputError: it has no item vectors.
   """
-  config = config_lib.base_config()
-  config_lib.add_generator(config)
+  config = config_lib.next_item_config()
   config.data.split = 'leave_one_out'
   if os.path.isdir(name):
     config.data.dir = name

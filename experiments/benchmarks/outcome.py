@@ -20,7 +20,7 @@ def log(text: str) -> None:
 def summarize(
     name: str, dataset: data.Dataset, seeds: Sequence[int],
     values: Sequence[Mapping[str, Mapping[str, float]]], seconds: float,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None, remove_seen: bool = False,
 ) -> dict[str, Any]:
   """Puts the values of a method in the form of results.json.
 
@@ -31,6 +31,7 @@ def summarize(
     values: S times split -> metric -> value; NaN is left out.
     seconds: wall time of all.
     settings: what was chosen on the validation split.
+    remove_seen: whether items of the history left the lists.
   """
   table = {}
   for split in SPLITS:
@@ -44,7 +45,13 @@ def summarize(
   log(f'{name}: ' + ', '.join(
       f'{metric} {shown[metric]:.4f}' for metric in compare_table.METRICS
       if metric in shown) + f' {dict(settings or {})}')
+  # In the words of a run, so that equal rules are one line of a table.
+  protocol = (f'{dataset.protocol}; seen items '
+              f'{"removed" if remove_seen else "kept"}; items of one score '
+              'count as the mean over their orders')
   return dict(
-      method=name, dataset=dataset.name, protocol=dataset.protocol,
+      method=name, dataset=dataset.name, protocol=protocol,
+      remove_seen=remove_seen, data=dict(
+          name=dataset.name, fingerprint=dataset.fingerprint),
       seeds=list(seeds), steps=0, wall_seconds=seconds, device='cpu',
       settings=dict(settings or {}), metrics=table)

@@ -115,7 +115,7 @@ class Retrieval:
                 for s, r in self.requests.items()}
       results.append(outcome.summarize(
           name + suffix, self.dataset, [0], [values],
-          time.perf_counter() - began, settings))
+          time.perf_counter() - began, settings, is_dropped))
     return results
 
   def popularity(self) -> list[dict[str, Any]]:
