@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       rank_item='both',  # 'e_v': the ranker reads no code embedding.
       match=True,  # Counts of the history's items below a prefix.
       leaf_scale=4.,  # Learning rate of leaf ids, in units of the others'.
-      leaf='item',  # 'tokens': the last level reads token embeddings too.
+      leaf='item',  # 'code': the last level reads token embeddings too.
       u2t_target='own',  # 'bucket': the batch's bucket mean.
       stop_h=False))
   config.eval.update(dict(

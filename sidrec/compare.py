@@ -5,8 +5,8 @@
 
 Each is a run of `sidrec.main` in a folder of its own, one after the other;
 words behind a colon go to its config, joined by `+` (`tiger:decoder`,
-`tiger:decoder+model.dim=64`). Stopped, the same command goes on where it was.
-Writes comparison.md, comparison.json and, with matplotlib, comparison.png.
+`tiger:decoder+generator.dim=64`). Stopped, the same command goes on where it
+was. Writes comparison.md, comparison.json and, with matplotlib, comparison.png.
 """
 
 import argparse

@@ -66,7 +66,7 @@ def _all(levels, encoder=True):
 
 
 def test_recommendation_loss_reaches_codes_and_encoder():
-  _, gradient = _term_gradient('tokens', 'e_v')
+  _, gradient = _term_gradient('code', 'e_v')
   assert _reached(gradient('recall')[0]) == _all([True] * 3)
   # The paths share no batch norm: nothing carries a gradient across.
   assert _reached(gradient('rank')[0]) == _all([False] * 3)
@@ -77,7 +77,7 @@ def test_recommendation_loss_reaches_codes_and_encoder():
 
 
 @pytest.mark.parametrize('leaf, rank_item', [
-    ('tokens', 'e_v'), ('item', 'both')])
+    ('code', 'e_v'), ('item', 'both')])
 def test_ranking_path_reads_codes_only_if_told_to(leaf, rank_item):
   world = _dig(leaf, rank_item)
   grads = jax.jit(jax.grad(lambda params: jnp.sum(world.method.score(
@@ -90,7 +90,7 @@ def test_ranking_path_reads_codes_only_if_told_to(leaf, rank_item):
 
 def test_retrieval_teaches_items_that_are_candidates_only():
   # Tokens are then the only way from the loss to such an item's vector.
-  world, gradient = _term_gradient('tokens', 'e_v')
+  world, gradient = _term_gradient('code', 'e_v')
   batches = world.batches['joint'][0]
   seen = np.concatenate([
       np.ravel(batches['rank'].item), np.ravel(batches['rank'].history.item),
@@ -124,7 +124,7 @@ def test_the_warmup_pays_for_the_ranker_alone():
 
 
 def test_u2t_teaches_its_network_alone():
-  _, gradient = _term_gradient('tokens', 'e_v')
+  _, gradient = _term_gradient('code', 'e_v')
   params = gradient('u2t')[0]
   own = params['tower'].pop('to_u2t')
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(own))
@@ -133,7 +133,7 @@ def test_u2t_teaches_its_network_alone():
 
 def test_masked_negatives_have_no_gradient():
   # d loss / d label = -(what the logits of kept places sum to) / count.
-  world, gradient = _term_gradient('tokens', 'e_v')
+  world, gradient = _term_gradient('code', 'e_v')
   found = world.batches['joint'][0]['retrieval']
   item, mask = found.item.copy(), found.mask.copy()
   item[:, 1] = item[:, 0]  # Shares every prefix with the positive.
@@ -154,7 +154,7 @@ def test_masked_negatives_have_no_gradient():
 
 
 @pytest.mark.parametrize('leaf, rank_item', [
-    ('item', 'both'), ('tokens', 'e_v')])
+    ('item', 'both'), ('code', 'e_v')])
 def test_a_full_beam_equals_scoring_every_item(leaf, rank_item):
   world = _dig(leaf, rank_item)
   num = world.num_items

@@ -31,7 +31,7 @@ from sidrec.methods import ranking
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
 
-_CHOICES = (('leaf', ('item', 'tokens')), ('rank_item', ('both', 'e_v')),
+_CHOICES = (('leaf', ('item', 'code')), ('rank_item', ('both', 'e_v')),
             ('u2t_target', ('own', 'bucket')))
 
 

@@ -167,7 +167,7 @@ def token_score(dig: Dig, state: types.TrainState, catalog: types.Catalog,
 
   def fn(model: ranker.Ranker) -> jax.Array:
     e, history = model.vectors(catalog, [batch.item, batch.history.item])
-    if dig.config.loss.leaf == 'tokens':
+    if dig.config.loss.leaf == 'code':
       e = _prefix(dig, state, codes)
     else:
       e = model.leaves(e, batch.item)
