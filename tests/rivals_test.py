@@ -10,6 +10,9 @@ import types
 import numpy as np
 import pytest
 
+from sidrec import schedule
+from sidrec import types as sidrec_types
+from sidrec.methods import base
 from tests import data_tables
 
 BENCHMARKS = (pathlib.Path(__file__).resolve().parent.parent / 'experiments'
@@ -46,14 +49,56 @@ def test_rounds_of_kmeans_are_counted():
   assert case.floor == 2 * 600 * 8 * 256 * (sum(case.data['rounds']) + 3)
 
 
+def test_generators_are_compared_at_the_size_of_the_paper():
+  cases = module('train_cases')
+  t5, decoder = (cases._config(cases.Settings(), name).generator
+                 for name in ('t5', 'decoder'))
+  for key in ('dim', 'num_layers', 'num_heads', 'head_dim', 'hidden'):
+    assert t5[key] == decoder[key]
+  assert decoder.name == 'decoder' and decoder.hidden == 1024
+
+
+def small(cases):
+  return cases.Settings(
+      items=300, dim=24, batch=4, history=3, rows=2, row_items=16, users=3,
+      beam=5, model=_SIZES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['rqvae', 't5', 'decoder'])
+def test_the_steps_learn(name):
+  case = module('train_cases').CASES[name](small(module('train_cases')))
+  first = float(case.ours()['loss'])
+  # The latents of the RQ-VAE spread before its codewords follow.
+  assert [float(case.ours()['loss']) for _ in range(240)][-1] < .9 * first
+  assert case.flops > (case.floor or 0) and case.num_params > 1000
+
+
+@pytest.mark.slow
+def test_what_is_decoded_is_in_the_catalog():
+  case = module('train_cases').t5_decode(small(module('train_cases')))
+  assert np.asarray(case.ours().mask).all()  # The case compares the codes.
+  assert case.data['history'].shape == (3, 3, 4)
+
+
+def test_the_main_program_makes_no_codes():
+  steps = module('steps')
+  train, section = schedule.Train, schedule.Section
+  method = base.Method(init=None, sections=(
+      section('tokenizer', (train('tokenizer', 900),)),
+      section('main', (train('joint', 50), train('frozen', 10))),
+      section('export', ())))
+  assert steps.main_program(method) == 'joint'
+  with pytest.raises(sidrec_types.InputError, match='no steps'):
+    steps.main_program(base.Method(init=None))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['rqvae', 't5', 'decoder'])
 def test_modules_have_the_same_parameters_and_learn(name):
   torch = pytest.importorskip('torch')
   cases, twins = module('train_cases'), module('train_torch')
-  case = cases.CASES[name](cases.Settings(
-      items=300, dim=24, batch=4, history=3, rows=2, row_items=16,
-      model=_SIZES))
+  case = cases.CASES[name](small(cases))
   config, batch = case.config, None
   if name == 'rqvae':
     t = config.tokenizer

@@ -214,8 +214,15 @@ CASES = {fn.__name__: fn for fn in (
 
 
 def _config(s: Settings, generator: str) -> ml_collections.ConfigDict:
-  """Returns TIGER's experiment with a generator and the sizes of the flags."""
+  """Returns TIGER's experiment with a generator and the sizes of the flags.
+
+  The causal generator gets the T5's widths and layers: what is compared is how
+  fast a stack of a size is.
+  """
   config = config_lib.load_experiment('tiger', f'generator.name={generator}')
+  paper = config_lib.GENERATORS['t5']()['generator']
+  config.generator.update({
+      key: paper[key] for key in config.generator if key != 'name'})
   config.generator.dtype = s.dtype
   config.generator.update(dict(s.model))
   config.data.history_length = s.history
