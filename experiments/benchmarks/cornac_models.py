@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outcome.log(f'{name}: {args.minutes:g} minutes')
     try:
       rows.append(run(name, dataset, args))
-    except ImportError as error:
+    except (ImportError, types.InputError) as error:
       rows.append(dict(method=f'cornac {name}', error=str(error)))
     print(describe(rows[-1]), flush=True)
   if args.runs:
