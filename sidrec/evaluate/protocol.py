@@ -49,10 +49,8 @@ def describe_run(
 
 def _collisions(config: ml_collections.ConfigDict) -> str:
   """Returns the rule for items that a tokenizer gives one code."""
-  for group in ('codes', 'tokenizer'):
-    rule = config.get(group, {}).get('collisions')
-    if rule:
-      return str(rule)
+  if 'codes' in config:
+    return config.codes.collisions
   return 'as the tokenizer leaves them'
 
 

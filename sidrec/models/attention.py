@@ -25,10 +25,9 @@ def check(config: Any, prefix: str) -> None:
   if not 0 <= config.dropout < 1:
     raise types.InputError(
         f'{prefix}.dropout={config.dropout}: must be at least 0 and under 1')
-  dtype = getattr(config, 'dtype', 'float32')
-  if dtype not in ('float32', 'bfloat16'):
+  if 'dtype' in config and config.dtype not in ('float32', 'bfloat16'):
     raise types.InputError(
-        f'{prefix}.dtype={dtype!r}: one of float32, bfloat16')
+        f'{prefix}.dtype={config.dtype!r}: one of float32, bfloat16')
 
 
 def visible(segment: types.Array, causal: bool = True) -> jax.Array:
