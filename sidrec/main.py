@@ -17,9 +17,9 @@ from ml_collections import config_flags
 from sidrec import config as config_lib
 from sidrec import evaluate
 from sidrec import parallel
-from sidrec import report
 from sidrec import train
 from sidrec import types
+from sidrec.evaluate import table
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'NAME or FILE.py[:word,word,key=value]', lock_config=True)
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
   if _MODE.value == 'evaluate':
     values = run.evaluate()
     if jax.process_index() == 0:
-      print(report.values_table(values))
+      print(table.values_table(values))
   elif jax.process_count() > 1:
     raise types.InputError(
         f'--mode={_MODE.value} writes one file: start it as one process')

@@ -158,7 +158,8 @@ def test_masked_negatives_have_no_gradient():
 def test_a_full_beam_equals_scoring_every_item(leaf, rank_item):
   world = _dig(leaf, rank_item)
   num = world.num_items
-  every = np.broadcast_to(np.arange(num, dtype=np.int32), (method_worlds.ROWS, num))
+  every = np.broadcast_to(
+      np.arange(num, dtype=np.int32), (method_worlds.ROWS, num))
   want = np.asarray(world.token_score(
       world.state, world.catalog, method_worlds.request(every)))
   beams = method_worlds.retrieve(world, world.request, beam_size=num)

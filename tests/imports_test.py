@@ -20,7 +20,7 @@ LAYERS = dict(
     data=2, tokenizers=2, models=2, decode=2, distill=2,
     methods=3,
     parallel=4, checkpoint=4,
-    evaluate=5, report=5,
+    evaluate=5,
     train=6,
     main=7, compare=7)
 # Rooms that do not see every layer below them -> layers they do see.

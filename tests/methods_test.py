@@ -30,7 +30,8 @@ def _world_fixture(request):
 
 def test_names():
   assert 'base' not in methods.names()
-  assert set(methods.names()) == {tiny_run.config(name).method for name in NAMES}
+  assert set(methods.names()) == {
+      tiny_run.config(name).method for name in NAMES}
   with pytest.raises(types.InputError, match='config.method') as error:
     methods.get('digg')
   assert all(name in str(error.value) for name in methods.names())
@@ -169,7 +170,8 @@ def test_retrieval(world):
   other = world.request.replace(
       item=world.request.item[::-1],
       cross=None if cross is None else cross + 1.)
-  chex.assert_trees_all_close(method_worlds.retrieve(world, other), beams, atol=1e-6)
+  chex.assert_trees_all_close(
+      method_worlds.retrieve(world, other), beams, atol=1e-6)
 
 
 def test_codes(world):

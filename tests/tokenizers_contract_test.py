@@ -15,9 +15,8 @@ from sidrec import types
 from sidrec.tokenizers import base
 from sidrec.tokenizers import walk
 
-V, D, B = 40, 6, 24
+V, D, B, L = 40, 6, 24, 3
 SIZES = (4, 3, 5)  # Unequal: one K for all levels would show.
-L = len(SIZES)
 NAMES = tokenizers.names()
 ITEM, KEY = jnp.arange(B), jax.random.key(3)
 

@@ -17,11 +17,11 @@ from sidrec import data
 from sidrec import evaluate
 from sidrec import methods
 from sidrec import parallel
-from sidrec import report
 from sidrec import schedule
 from sidrec import types
 from sidrec import writers
 from sidrec.data import dataset as dataset_lib
+from sidrec.evaluate import table
 from sidrec.methods import base
 from sidrec.train import loop
 from sidrec.train import run as run_lib
@@ -70,7 +70,7 @@ def train_and_evaluate(
       'wall_seconds': sum(o['seconds'] for o in outcomes),
       'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       'metrics': {
-          split: report.over_seeds([o[split] for o in outcomes])
+          split: table.over_seeds([o[split] for o in outcomes])
           for split in ('valid', 'test')}}
   if mapped.is_main:
     _write_json(os.path.join(workdir, 'results.json'), results)
@@ -78,7 +78,7 @@ def train_and_evaluate(
         seed: o['rows'] for seed, o in zip(seeds, outcomes)})
     if len(seeds) > 1 and outcomes[0]['codes'] is not None:
       evaluate.write_codes(workdir, dataset, outcomes[0]['codes'])
-    print(report.table(results), flush=True)
+    print(table.table(results), flush=True)
     logging.info('done in %.0f s; results in %s',
                  time.perf_counter() - began, workdir)
   mapped.barrier('done')
