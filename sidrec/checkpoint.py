@@ -269,6 +269,8 @@ def _quality(name, among, sign, metrics):
     return -sign * math.inf
   if among is None:
     return float(value)
+  if among not in metrics:  # Of another version: never the best.
+    return -sign * math.inf
   # One number for both: the group, and within it the value as a share.
   return sign * metrics[among] + math.atan(value) / math.pi
 

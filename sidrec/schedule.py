@@ -63,6 +63,11 @@ class Section(NamedTuple):
     """Steps of all its items."""
     return sum(x.num_steps for x in self.items if isinstance(x, Train))
 
+  @property
+  def num_events(self) -> int:
+    """Steps and Hosts of all its items."""
+    return self.num_steps + sum(isinstance(x, Host) for x in self.items)
+
 
 class Cursor(NamedTuple):
   """How far a run has come; JSON, saved with every checkpoint.

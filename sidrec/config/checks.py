@@ -44,6 +44,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     types.InputError: naming the first key that is out of range.
   """
   _check_tree(config, '')
+  if config.seed + config.num_seeds > 1 << 32:
+    raise types.InputError(
+        f'config.seed={config.seed}: must be below {1 << 32} for all seeds')
   _check_choices(config)
 
 
@@ -52,11 +55,7 @@ def _check_tree(node: ml_collections.ConfigDict, name: str) -> None:
   rules = {}
   if 'length' in node:
     rules = _STAGE
-    _, unit = values.read_length(node.length, name)
-    if unit == '%' and name == 'train':
-      raise types.InputError(
-          f'config.train.length={node.length!r}: a share of itself; give '
-          'steps or epochs')
+    values.read_length(node.length, name)
     if not node.clip > 0:
       raise types.InputError(
           f'config.{name}.clip={node.clip}: must be above 0')
@@ -103,7 +102,10 @@ def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:
     The rest, as a plain dict.
   """
   out = config.to_dict()
+  # When a run is validated decides which state it goes on with.
+  when = {key: out['eval'][key] for key in ('every', 'validations', 'patience')}
   for key in ('run', 'eval', 'parallel', 'checkpoint', 'num_seeds', 'seed'):
     out.pop(key)
+  out['eval'] = when
   out['data'].pop('root')
   return out

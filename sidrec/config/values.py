@@ -86,7 +86,7 @@ def stage(
   """Returns the settings of a stretch of training.
 
   Args:
-    length: '1000 steps', '2.5 epochs' or '10 %' (of the run); see `steps`.
+    length: '1000 steps' or '2.5 epochs'; see `steps`.
     batch_size: examples a step, all devices together.
     learning_rate: its peak; a cosine takes it to a hundredth.
     weight_decay: of AdamW.
@@ -100,11 +100,11 @@ def stage(
       **more))
 
 
-_LENGTH = re.compile(r'\s*(\d+\.?\d*|\.\d+)\s*(steps?|epochs?|%)\s*')
+_LENGTH = re.compile(r'\s*(\d+\.?\d*|\.\d+)\s*(steps?|epochs?)\s*')
 
 
 def read_length(text: str, key: str) -> tuple[fractions.Fraction, str]:
-  """Returns number and unit ('step', 'epoch', '%') of a stage's length.
+  """Returns number and unit ('step' or 'epoch') of a stage's length.
 
   Args:
     text: for instance '2.5 epochs'.
@@ -117,37 +117,28 @@ def read_length(text: str, key: str) -> tuple[fractions.Fraction, str]:
   if not match:
     raise types.InputError(
         f'config.{key}.length={text!r}: a number and its unit, as in '
-        "'1000 steps', '2.5 epochs' or '10 %'")
+        "'1000 steps' or '2.5 epochs'")
   return fractions.Fraction(match[1]), match[2].rstrip('s')
 
 
 def steps(
-    settings: ml_collections.ConfigDict, rows: int | None = None,
-    total: int | None = None, key: str = 'train') -> int:
+    settings: ml_collections.ConfigDict, rows: int, key: str = 'train') -> int:
   """Returns the steps of a stage, rounded up.
 
   Args:
     settings: a stage, or just `num_steps`, which wins where it is not -1.
-    rows: examples of an epoch; None = no epochs here.
-    total: steps of the run, which shares are of; None = no shares here.
+    rows: examples of an epoch.
     key: dotted name of the stage, for messages.
 
   Raises:
-    types.InputError: a length that does not parse, or of a unit that means
-      nothing here.
+    types.InputError: a length that does not parse.
   """
   if 'num_steps' in settings and settings.num_steps >= 0:
     return settings.num_steps
   number, unit = read_length(settings.length, key)
-  if unit == 'step':
-    return math.ceil(number)
-  if unit == 'epoch' and rows is not None:
-    return math.ceil(number * rows / settings.batch_size)
-  if unit == '%' and total is not None:
-    return math.ceil(number * total / 100)
-  raise types.InputError(
-      f'config.{key}.length={settings.length!r}: here is no '
-      f'{"run to take a share of" if unit == "%" else "epoch"}; give steps')
+  if unit == 'epoch':
+    number = number * rows / settings.batch_size
+  return math.ceil(number)
 
 
 def _t5() -> dict[str, ml_collections.ConfigDict]:

@@ -110,7 +110,8 @@ class Evaluator:
         tokens.append(self._token_score(state, self.catalog, batch)[:valid])
       label.append(batch.label[:valid])
       mask.append(batch.mask[:valid])
-    none = np.zeros((0, 1), np.float32)
+    width = dataset.ranking_candidates(split, events[:1])[0].shape[1]
+    none = np.zeros((0, width), np.float32)
     gather = lambda x: self._mapped.allgather_rows(
         np.concatenate(x) if x else none)
     label, mask = gather(label), gather(mask) > 0

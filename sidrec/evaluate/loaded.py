@@ -179,7 +179,13 @@ def load(workdir: str, config: ml_collections.ConfigDict | None = None
     raise types.InputError(f'{path}: no such file; train first')
   saved = ml_collections.ConfigDict(json.loads(epath.Path(path).read_text()))
   config = saved if config is None else config
-  config_lib.check(config)
+  try:
+    config_lib.check(config)
+    identity = config_lib.identity(config)
+  except (AttributeError, KeyError) as error:
+    raise types.InputError(
+        f'{path}: of another version of sidrec, which had other keys '
+        f'({str(error).splitlines()[0]}): train again') from error
   seed, folder = config.seed, workdir
   if config.num_seeds > 1:
     folder = os.path.join(workdir, f'seed_{seed}')
@@ -194,7 +200,7 @@ def load(workdir: str, config: ml_collections.ConfigDict | None = None
     raise types.InputError(f'{checkpoints}: no checkpoint; train first')
   saver = checkpoint.Checkpointer(
       checkpoints, read_only=True, best_metric='monitor', among='section',
-      config={**config_lib.identity(config), 'seed': seed})
+      config={**identity, 'seed': seed})
   step = saver.chosen_step()
   if step is None:
     raise types.InputError(f'{folder}/checkpoints: no checkpoint; train first')

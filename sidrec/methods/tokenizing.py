@@ -80,7 +80,8 @@ def build(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
     sizes = (*sizes, config.codes.suffix_size)
   model = None
   if 'collaborative' in config:
-    model = item_model.make(config.collaborative.model, data.num_items)
+    model = item_model.make(
+        config.collaborative.model, data.num_items, 'config.collaborative.model')
   parts = _Parts(
       config.codes, tokenizer, model,
       functools.partial(_latents, tokenizer), functools.partial(

@@ -77,7 +77,7 @@ def sasrec(settings: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
     dataset: what it learns from.
   """
   num_items, dim = dataset.spec.num_items, settings.model.dim
-  model = item_model.make(settings.model, num_items)
+  model = item_model.make(settings.model, num_items, 'config.vectors.model')
   part, train = train_items(_NAME, model, settings.train, dataset)
 
   def init(key: jax.Array, catalog: types.Catalog):

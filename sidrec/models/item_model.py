@@ -67,17 +67,19 @@ class _Module(nn.Module):
     return self.bias * jnp.sqrt(self.dim)  # At the pace of the inputs.
 
 
-def make(config: Any, num_items: int) -> ItemModel:
+def make(config: Any, num_items: int, prefix: str = 'config.model'
+         ) -> ItemModel:
   """Builds the model.
 
   Args:
     config: as of `trunks.module`, and seen_bias (False: the paper's scores).
     num_items: V.
+    prefix: what the configuration calls it, for messages.
 
   Raises:
     types.InputError: as `trunks.module`.
   """
-  module = _Module(trunks.module(config, 'config.model'), num_items,
+  module = _Module(trunks.module(config, prefix), num_items,
                    config.dim, config.seen_bias)
   example = lambda own: own.hidden(binding.sequence(1))
   return ItemModel(

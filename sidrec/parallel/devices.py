@@ -245,12 +245,14 @@ class Parallel:
       mapped = jax.jit(_vmap(fn, self.axis_name))
     else:
       mapped = jax.jit(self._shard_map(fn, local=True, rows_out=True))
-    capacity = 0
+    # By shape: the few rows of one kind are not padded to the many of another.
+    most = {}
 
     def run(state, const, batch):
-      nonlocal capacity
       num_rows = _num_rows(batch)
-      capacity = max(capacity, -(-max(num_rows, 1) // num_local))
+      kind = tuple(np.shape(x)[1:] for x in jax.tree.leaves(batch))
+      capacity = most[kind] = max(
+          most.get(kind, 0), -(-max(num_rows, 1) // num_local))
       padded = num_local * capacity
       split = lambda x: np.reshape(
           _pad(x, padded), (num_local, capacity) + np.shape(x)[1:])
@@ -327,7 +329,8 @@ class Parallel:
         result = fn()
         processes.pack(result)
       except Exception as e:  # pylint: disable=broad-except
-        kind = type(e) if isinstance(e, types.InputError) else RuntimeError
+        kind = type(e) if isinstance(
+            e, (types.InputError, FloatingPointError)) else RuntimeError
         result, error = None, kind(str(e))
     result, error = self.broadcast((result, error))
     if error is not None:

@@ -99,7 +99,8 @@ def _run_seed(
     run = run_lib.Run(
         config=config, workdir=workdir, seed=seed, dataset=dataset,
         mapped=mapped, method=method,
-        sections=() if config.train.num_steps == 0 else method.sections,
+        sections=() if config.train.num_steps == 0 else tuple(
+            x for x in method.sections if x.num_events),
         evaluator=evaluate.Evaluator(method, dataset, mapped, config.eval),
         checkpointer=saver, progress=run_lib.Progress(), signalled=signalled,
         writer=writers.NullWriter(), lines=lambda: 0)
@@ -120,8 +121,9 @@ def _open_writer(run: run_lib.Run, resumed: int) -> None:
   main = max(run.sections, key=lambda x: x.num_steps, default=None)
   rows = 1
   if main is not None:
-    name = next(x.program for x in main.items if isinstance(x, schedule.Train))
-    rows = sum(s.batch_size for s in run.method.programs[name].streams.values())
+    programs = [run.method.programs[x.program] for x in main.items
+                if isinstance(x, schedule.Train)]
+    rows = sum(s.batch_size for p in programs[:1] for s in p.streams.values())
   run.writer = writers.MultiWriter([
       lines, writers.TensorBoardWriter(run.workdir, resumed),
       writers.ProgressBar(run.num_steps, resumed, rows)])
@@ -132,8 +134,6 @@ def _report(run: run_lib.Run, state: types.TrainState) -> dict[str, Any]:
   config, progress = run.config, run.progress
   valid, valid_rows = run.evaluator.run(
       state, 'valid', config.eval.valid_users, keep_rows=True)
-  # Speed is of the run: what was measured when the state was chosen.
-  valid = progress.best_values or valid
   test, test_rows = run.evaluator.run(
       state, 'test', config.eval.test_users, keep_rows=True)
   run.writer.scalars(progress.chosen_steps, 'test', test)

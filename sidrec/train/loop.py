@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 import jax
+import numpy as np
 
 from sidrec import evaluate
 from sidrec import schedule
@@ -26,14 +27,14 @@ class Terminated(Exception):
 def start(run: run_lib.Run) -> tuple[types.TrainState, int]:
   """Returns (placed state, steps done): the own checkpoint, else fresh."""
   init = jax.jit(functools.partial(base.init_state, run.method))
-  latest = run.checkpointer.latest_step()
+  latest, seed = run.checkpointer.latest_step(), np.uint32(run.seed)
   if latest is None:
     run.progress.clock = {name: 0 for name in run.method.programs}
     began = time.perf_counter()
-    state = run.mapped.place(init(run.seed, run.dataset.catalog))
+    state = run.mapped.place(init(seed, run.dataset.catalog))
     run.progress.seconds += time.perf_counter() - began
     return state, 0
-  shapes = jax.eval_shape(init, run.seed, run.dataset.catalog)
+  shapes = jax.eval_shape(init, seed, run.dataset.catalog)
   state, host = run.checkpointer.restore(latest, shapes)
   run.progress = run_lib.Progress.from_json(host)
   logging.info('resumed at step %d', run.progress.steps)
@@ -198,7 +199,7 @@ def _end_section(run: run_lib.Run, section: schedule.Section,
     state, host = run.checkpointer.restore(run.cursor.best_event, shapes)
     state, progress.clock = run.mapped.place(state), host['clock']
   else:
-    progress.chosen_steps, progress.best_values = progress.steps, None
+    progress.chosen_steps = progress.steps
   run.cursor = run.cursor.next_section()
   progress.seconds += time.perf_counter() - began
   _save(run, state, metrics)
@@ -218,7 +219,6 @@ def _validate(run: run_lib.Run, section: schedule.Section,
   if is_best:
     run.cursor = run.cursor._replace(
         best=value, best_event=run.cursor.event, stale=0)
-    progress.best_values = None if watch.probe else values
     progress.chosen_steps = progress.steps
   else:
     run.cursor = run.cursor._replace(stale=run.cursor.stale + 1)

@@ -25,7 +25,6 @@ class Progress:
   cursor: how far the run has come. clock: steps of each program, on the host.
   steps: done in the whole run, those of states given up for better ones too.
   lines: of metrics.jsonl.
-  best_values: validation metrics of the section's best state so far.
   chosen_steps: `steps` of the state that the run would report.
   seconds: wall-clock seconds of training so far.
   step_seconds, examples: of the steps alone, without compiling.
@@ -34,7 +33,6 @@ class Progress:
   clock: dict[str, int] = dataclasses.field(default_factory=dict)
   steps: int = 0
   lines: int = 0
-  best_values: dict[str, float] | None = None
   chosen_steps: int = 0
   seconds: float = 0.
   step_seconds: float = 0.
