@@ -273,6 +273,16 @@ def test_category_codes_follow_the_fields_coarse_to_fine():
   assert not codes[:, 1].any()  # Nobody has a second tag.
 
 
+def test_category_leaves_out_what_is_the_same_of_all():
+  fields, features = _catalog()
+  one = types.Field('kind', types.Role.ITEM_STATIC, 'category', 20, 21, 1)
+  ids = np.concatenate([features.ids, np.full((40, 1), 112, np.int32)], 1)
+  wider = types.FeatureTable(ids=ids)
+  assert _category((*fields, one), wider)[0].sizes == (3, 4, 16)
+  assert _category((*fields, one), wider, fields=('kind', 'top'))[0].sizes == (
+      2, 3, 16)  # Where it is asked for.
+
+
 def test_category_fills_cells_in_random_order():
   """Numbers of items say when they came: they must not be read off a code."""
   fields, features = _catalog()

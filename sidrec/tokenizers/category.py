@@ -38,7 +38,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Table:
     config: the `tokenizer` sub-tree: num_levels (L), codebook_size (one
       number, of the last level) and fields (L - 1 names, coarse to fine;
       'name.1' is the second category of a field with several; empty = the
-      L - 1 columns with the fewest categories).
+      L - 1 columns with the fewest categories, at least two).
     spec: of the data set: the number of items and the fields.
 
   Returns:
@@ -57,7 +57,10 @@ def make(config: Any, spec: types.DataSpec) -> base.Table:
         'the fields say the sizes of all levels but the last.')
   checks.check_range(config, 'codebook_size', 2)
   columns = _columns(spec.items)
-  wanted = tuple(config.fields) or tuple(columns)[:config.num_levels - 1]
+  # A column that says the same of all items is no level.
+  wanted = tuple(config.fields) or tuple(
+      name for name, own in columns.items() if own.size > 1)[
+          :config.num_levels - 1]
   if len(wanted) != config.num_levels - 1:
     raise types.InputError(
         f'tokenizer.num_levels: {config.num_levels} needs '
