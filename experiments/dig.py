@@ -9,8 +9,8 @@ The main job: DIG (arXiv 2605.14853) on the planted world. The word
         --config=experiments/dig.py:kuairand-pure-14d,exposures
 
 Minutes: planted 6, KuaiRand 15, on one CPU core.
-Expected: planted, test, AUC .7803, Recall@10 .3166, Recall@50 .4060, NDCG@10
-.1789; KuaiRand with `exposures` AUC .7576, GAUC .6266, Recall@10 .0740,
+Expected: planted, test, AUC .7803, Recall@10 .3151, Recall@50 .4111, NDCG@10
+.1817; KuaiRand with `exposures` AUC .7576, GAUC .6266, Recall@10 .0740,
 Recall@50 .2188 (3 seeds).
 """
 
