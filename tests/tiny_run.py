@@ -119,7 +119,8 @@ def lines(workdir: Any) -> list[dict[str, Any]]:
 def results(workdir: Any) -> dict[str, Any]:
   """Reads results.json without what depends on the clock."""
   out = json.loads((pathlib.Path(workdir) / 'results.json').read_text())
-  out.pop('wall_seconds')
+  for name in ('wall_seconds', 'versions'):  # A commit may come in between.
+    out.pop(name)
   return {**out, 'metrics': {
       split: _timeless(values) for split, values in out['metrics'].items()}}
 
