@@ -126,8 +126,15 @@ def _flag_message(error: BaseException) -> str:
   if 'Traceback' in text:
     text = [line for line in text.splitlines() if line.strip()][-1]
     text = text.split('InputError: ')[-1]
-  return f'--config: {text}' if isinstance(error, (
-      KeyError, AttributeError)) else text
+  if not isinstance(error, (KeyError, AttributeError)):
+    return text
+  name = text.strip("'")
+  for word in sys.argv:
+    key = word.split('=')[0].lstrip('-')
+    if key.startswith('config.') and name in key.split('.'):
+      return (f'{key}: there is no key {name!r}; the experiment file has the '
+              'keys of its method')
+  return f'--config: {text}'
 
 
 def _fail(status: int, error: BaseException | str) -> None:
