@@ -128,12 +128,16 @@ def _flag_message(error: BaseException) -> str:
     text = text.split('InputError: ')[-1]
   if not isinstance(error, (KeyError, AttributeError)):
     return text
-  name = text.strip("'")
+  # "'stepz'", or where a key is near it: "'stepz' Did you mean \"steps\" ...".
+  name, _, hint = ' '.join(text.split()).partition(' Did you mean ')
+  name = name.strip("'")
   for word in sys.argv:
     key = word.split('=')[0].lstrip('-')
     if key.startswith('config.') and name in key.split('.'):
-      return (f'{key}: there is no key {name!r}; the experiment file has the '
-              'keys of its method')
+      near = hint.split(' ')[0].strip('"')
+      return f'{key}: there is no key {name!r}; ' + (
+          f'did you mean {near!r}?' if near else
+          'the experiment file has the keys of its method')
   return f'--config: {text}'
 
 

@@ -51,8 +51,11 @@ def _has_step(workdir, step):
 
 
 @pytest.mark.parametrize('words, message', [
-    (['--config.train.batchsize=3'], 'batchsize'),
-    (['--config.train.batch_size=many'], 'batch_size'),
+    (['--config.eval.beamsize=3'],
+     "config.eval.beamsize: there is no key 'beamsize'; did you mean "
+     "'beam_size'?"),
+    (['--config.train.stepz=3'], "config.train.stepz: there is no key 'stepz'"),
+    (['--config.eval.beam_size=many'], 'beam_size'),
     (['--config.data.name=nowhere'], "config.data.name: no folder 'nowhere'"),
     (['--workdir='], '--workdir'),
     (['--mode=fly'], 'fly'),

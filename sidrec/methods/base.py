@@ -166,6 +166,20 @@ class Method(NamedTuple):
   width: Callable[[types.Catalog, int], int] | None = None
 
 
+def once_with(bench: Bench, state: types.TrainState, name: str,
+              work: Callable[[types.PyTree, types.PyTree], Any]) -> Any:
+  """Does host work on the values of one part, in one process.
+
+  Args:
+    bench: where the work is done.
+    state: of the run.
+    name: of the part.
+    work: (params, variables) of that name, host NumPy -> its result.
+  """
+  own = bench.host((state.params[name], state.variables[name]))
+  return bench.once(lambda: work(*own))
+
+
 def join(*parts: Part) -> Part:
   """Joins parts with different names; their keys are derived by place."""
   def init(key: jax.Array, catalog: types.Catalog):

@@ -197,28 +197,26 @@ def grow_tree(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
               state: types.TrainState) -> base.Changes:
   """Host: balanced k-means tree over e_v, after the warm-up."""
   items = _items(vectors, bench, state)
-  own, variables = bench.host(
-      (state.params['tokenizer'], state.variables['tokenizer']))
 
-  def work() -> base.Changes:
+  def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     params, changed, codes = dig.tokenizer.start(
         bench.seed, own, variables, items)
     return base.Changes(
         {'tokenizer': params}, {'tokenizer': changed, 'codes': codes})
   # What an optimizer remembers of the placeholder tables is of no use.
-  reset = tuple({'semantic', 'address'} & set(own))
-  return bench.once(work)._replace(reset=reset)
+  reset = tuple(
+      {'semantic', 'address'} & set(state.params['tokenizer']))
+  out = base.once_with(bench, state, 'tokenizer', work)
+  return out._replace(reset=reset)
 
 
 def reassign(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
              state: types.TrainState) -> base.Changes:
   """Host: capacity-limited reassignment of the stored codes."""
   items = _items(vectors, bench, state)
-  own, variables, old = bench.host((
-      state.params['tokenizer'], state.variables['tokenizer'],
-      state.variables['codes']))
+  old = bench.host(state.variables['codes'])
 
-  def work() -> base.Changes:
+  def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     codes, metrics = dig.tokenizer.assign(own, variables, items, old)
     return base.Changes(variables={'codes': codes}, metrics=metrics)
-  return bench.once(work)
+  return base.once_with(bench, state, 'tokenizer', work)

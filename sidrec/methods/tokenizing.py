@@ -212,10 +212,8 @@ def fit_codewords(parts: _Parts, bench: base.Bench, state: types.TrainState
                   ) -> base.Changes:
   """Host: the whole of a tokenizer that is not trained by gradient."""
   tokenizer, items = parts.tokenizer, _items(parts, bench, state)
-  own, variables = bench.host(
-      (state.params['tokenizer'], state.variables['tokenizer']))
 
-  def work() -> base.Changes:
+  def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     params, changed, codes = tokenizer.start(
         bench.seed, own, variables, items)
     metrics = {}
@@ -231,36 +229,32 @@ def fit_codewords(parts: _Parts, bench: base.Bench, state: types.TrainState
     return out._replace(
         params={'tokenizer': params},
         variables={**out.variables, 'tokenizer': changed})
-  return bench.once(work)
+  return base.once_with(bench, state, 'tokenizer', work)
 
 
 def start(parts: _Parts, bench: base.Bench, state: types.TrainState
           ) -> base.Changes:
   """Host: the start of a tokenizer that is trained."""
   items = _items(parts, bench, state)
-  own, variables = bench.host(
-      (state.params['tokenizer'], state.variables['tokenizer']))
 
-  def work() -> base.Changes:
+  def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     params, changed, _ = parts.tokenizer.start(
         bench.seed, own, variables, items)
     return base.Changes({'tokenizer': params}, {'tokenizer': changed})
-  return bench.once(work)
+  return base.once_with(bench, state, 'tokenizer', work)
 
 
 def between(parts: _Parts, bench: base.Bench, state: types.TrainState
             ) -> base.Changes:
   """Host: the tokenizer's work between epochs."""
   items = _items(parts, bench, state)
-  own, variables = bench.host(
-      (state.params['tokenizer'], state.variables['tokenizer']))
 
-  def work() -> base.Changes:
+  def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     params, changed, metrics = parts.tokenizer.between(
         bench.seed, bench.count, own, variables, items)
     return base.Changes(
         {'tokenizer': params}, {'tokenizer': changed}, metrics=metrics)
-  return bench.once(work)
+  return base.once_with(bench, state, 'tokenizer', work)
 
 
 def assign(parts: _Parts, bench: base.Bench, state: types.TrainState

@@ -74,6 +74,12 @@ def rms_norm(scale: types.Array, x: types.Array, epsilon: float = 1e-6
       x.dtype)
 
 
+def feed_forward(norm: types.Array, up: types.Array, down: types.Array,
+                 x: types.Array) -> jax.Array:
+  """Maps each place [..., D] by itself: norm, [D, F], ReLU, [F, D]."""
+  return project(jax.nn.relu(project(rms_norm(norm, x), up)), down)
+
+
 def project(x: types.Array, weight: types.Array) -> jax.Array:
   """Maps [..., D] by weights [D, ...] in the dtype of x.
 

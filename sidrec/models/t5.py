@@ -119,8 +119,7 @@ class _Feed(nn.Module):
         'down', normal(self.hidden ** -.5), (self.hidden, self.dim))
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    hidden = attention.project(attention.rms_norm(self.norm, x), self.up)
-    return attention.project(jax.nn.relu(hidden), self.down)
+    return attention.feed_forward(self.norm, self.up, self.down, x)
 
 
 class _Block(nn.Module):

@@ -64,9 +64,7 @@ class _Block(nn.Module):
 
   def feed(self, x: jax.Array) -> jax.Array:
     """Each place by itself: [B, N, D]."""
-    hidden = attention.project(
-        attention.rms_norm(self.norm_hidden, x), self.up)
-    return attention.project(jax.nn.relu(hidden), self.down)
+    return attention.feed_forward(self.norm_hidden, self.up, self.down, x)
 
 
 class Sasrec(nn.Module):
