@@ -18,7 +18,7 @@ from tests import tiny_run
 @pytest.fixture(name='letter', scope='module')
 def _letter(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('letter')
-  train.train_and_evaluate(tiny_run.config('letter'), str(workdir))
+  train.train_and_evaluate(tiny_run.config('letter', 'decoder'), str(workdir))
   return workdir
 
 
@@ -40,8 +40,8 @@ def test_stops_at_borders_of_phases_change_nothing(
       before = done
       patch.setattr(pipeline.Pipeline, 'iterate', iterate)
       with pytest.raises(train.Terminated, match=f'step {done}'):
-        train.train_and_evaluate(tiny_run.config('letter'), str(tmp_path))
-  train.train_and_evaluate(tiny_run.config('letter'), str(tmp_path))
+        train.train_and_evaluate(tiny_run.config('letter', 'decoder'), str(tmp_path))
+  train.train_and_evaluate(tiny_run.config('letter', 'decoder'), str(tmp_path))
   assert tiny_run.lines(tmp_path) == tiny_run.lines(letter)
   assert tiny_run.results(tmp_path) == tiny_run.results(letter)
 
