@@ -5,8 +5,11 @@ from typing import Any, Mapping
 from absl import logging
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sidrec import types
+from sidrec.data import faults as faults_lib
+from sidrec.data import ids as ids_lib
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -31,7 +34,7 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
   elif pa.types.is_decimal(kind):
     column = column.cast(pa.float64())
   kind = column.type
-  if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+  if is_list(kind):
     return _lists(column)
   if pa.types.is_null(kind):
     return np.full(len(column), None, object)
@@ -41,13 +44,70 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
   return values
 
 
+def unusable(kind: pa.DataType) -> str | None:
+  """Returns why a column of this Arrow type is no feature, None if it is."""
+  if pa.types.is_dictionary(kind):
+    kind = kind.value_type
+  if is_list(kind):
+    inner = kind.value_type
+    if is_list(inner) or pa.types.is_struct(inner):
+      return f'{kind} is nested; a list of text or numbers is not'
+    return unusable(inner)
+  if pa.types.is_struct(kind) or pa.types.is_map(kind):
+    return f'{kind} holds columns of its own; make them columns of the table'
+  if (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+      or pa.types.is_fixed_size_binary(kind)):
+    return f'{kind} holds bytes; write text or numbers'
+  if (pa.types.is_duration(kind) or pa.types.is_time(kind)
+      or pa.types.is_interval(kind)):
+    return f'{kind} is no value to learn from; write a number'
+  if isinstance(kind, pa.BaseExtensionType) or pa.types.is_union(kind):
+    return f'{kind} is not known; write text or numbers'
+  return None
+
+
+def is_list(kind: pa.DataType) -> bool:
+  """Whether an Arrow type is one of lists."""
+  return (pa.types.is_list(kind) or pa.types.is_large_list(kind)
+          or pa.types.is_fixed_size_list(kind))
+
+
+def is_vector(kind: pa.DataType) -> bool:
+  """Whether an Arrow type is one of lists of floats."""
+  return is_list(kind) and pa.types.is_floating(kind.value_type)
+
+
+def vectors(column: pa.ChunkedArray, where: str, name: str,
+            faults: faults_lib.Faults) -> np.ndarray | None:
+  """Returns a column of lists of floats as [R, E] float32, if it is one.
+
+  Args:
+    column: of a type that `is_vector`.
+    where, name: for messages.
+    faults: gets what is wrong.
+  """
+  array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+  if isinstance(array, pa.ChunkedArray):
+    array = pa.concat_arrays(array.chunks)
+  length = pc.fill_null(pc.list_value_length(array), -1).to_numpy(
+      zero_copy_only=False)
+  width = int(np.bincount(np.maximum(length, 0)).argmax()) if len(length) else 0
+  if faults.rows(length != width, where, name, lambda row: (
+      f'{"nothing" if length[row] < 0 else f"{length[row]} numbers"} where '
+      f'others have {width}; give every item a vector of one width')):
+    return None
+  flat = pc.list_flatten(array).to_numpy(zero_copy_only=False)
+  return flat.astype(np.float32).reshape(len(length), width)
+
+
 def _lists(column: pa.ChunkedArray) -> np.ndarray:
   """Converts a list column to an object array of arrays (missing: None)."""
   result = np.empty(len(column), object)
   row = 0
   for chunk in column.chunks:
     values = to_numpy(pa.chunked_array([chunk.flatten()]))
-    length = chunk.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    length = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(
+        zero_copy_only=False)
     stop = np.cumsum(length)
     valid = chunk.is_valid().to_numpy(zero_copy_only=False)
     for start, end, present in zip(stop - length, stop, valid):
@@ -105,6 +165,9 @@ def split_lists(table: dict[str, np.ndarray], columns: Mapping[str, Any]):
         result[row] = None
       elif isinstance(value, (np.ndarray, list, tuple)):
         result[row] = np.asarray(value)
+      elif isinstance(value, str) and value[:1] == '[':
+        result[row] = np.array(
+            [x for x in ids_lib.split_text(value) or () if x], str)
       else:
         parts = [part.strip() for part in str(value).split(separator)]
         result[row] = np.array([part for part in parts if part], str)
@@ -123,16 +186,3 @@ def warn_missing(
     logging.warning(
         '%s: missing values, encoded as missing: %s', where, ', '.join(counts))
 
-
-def history_list(value: Any, is_text: bool) -> np.ndarray:
-  """Returns one user's list as an array of int64 or text."""
-  if value is None or (isinstance(value, float) and value != value):
-    value = []
-  elif isinstance(value, str):
-    value = value.replace(',', ' ').split()
-  elif not isinstance(value, (np.ndarray, list, tuple)):
-    value = [value]
-  try:
-    return np.asarray(value).astype(str if is_text else np.int64)
-  except (TypeError, ValueError):
-    return np.full(len(value), -1, np.int64)  # No such item: dropped.

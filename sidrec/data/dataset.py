@@ -12,7 +12,10 @@ from sidrec import types
 from sidrec.data import cross
 from sidrec.data import features
 from sidrec.data import history
+from sidrec.data import ids
 from sidrec.data import splits
+
+_SHOWN = 3  # Unknown ids that a warning names.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +27,8 @@ class Dataset:
   spec: static facts for methods.
   catalog: item-static features, content vectors and training popularity, V
     rows. Items are numbered at random (`numbering`).
-  item_ids: [V] original ids (int64 or text). user_ids: [U] the same.
+  item_ids: [V] original ids: int64, uint64, or text as objects. user_ids: [U]
+    the same.
   file_order: [V] int32 number of the item of each row of the items table.
   has_negatives: False when every event is a positive.
   event_user, event_item: [E] int32, in order of time.
@@ -212,12 +216,14 @@ class Dataset:
       raise types.InputError(
           f'requests: {len(users)} users with {len(histories)} histories')
     unknown = len(self.user_ids)
-    user = np.array([self._user_index.get(_key(self.user_ids, value), unknown)
-                     for value in users], np.int32).reshape(num)
-    num_cold = sum(value is not None and place == unknown
-                   for value, place in zip(users, user))
-    if num_cold:
-      logging.warning('%d unknown users are answered as cold users', num_cold)
+    user = self._user_index.find(users).reshape(num)
+    user = np.where(user < 0, unknown, user).astype(np.int32)
+    cold = [row for row in range(num)
+            if users[row] is not None and user[row] == unknown]
+    if cold:
+      logging.warning(
+          '%d unknown users are answered as cold users: %s', len(cold),
+          _named([(row, users[row]) for row in cold]))
     sequence = self.sequences.gather(
         user, self.sequences.offsets[user + 1], self.spec.history_length,
         np.arange(num))
@@ -225,20 +231,24 @@ class Dataset:
              if histories[row] is not None and len(histories[row])]
     self.sequences.give(
         sequence, given, user[given],
-        self._known_items([histories[row] for row in given]), self.ordinal)
+        self._known_items(given, [histories[row] for row in given]),
+        self.ordinal)
     batch = self._batch(user, sequence, np.full(num, len(self.event_user)))
     return self.with_candidates(batch, None, np.zeros((num, 0), np.int32))
 
-  def _known_items(self, lists: Sequence[Sequence[Any]]) -> list[np.ndarray]:
+  def _known_items(
+      self, rows: Sequence[int], lists: Sequence[Sequence[Any]]
+  ) -> list[np.ndarray]:
     """Returns items of lists of original ids; warns once of unknown ones."""
-    out = []
-    for values in lists:
-      found = [self._item_index.get(_key(self.item_ids, value), -1)
-               for value in values]
-      out.append(np.array([item for item in found if item >= 0], np.int32))
-    dropped = sum(map(len, lists)) - sum(map(len, out))
-    if dropped:
-      logging.warning('%d unknown items in histories dropped', dropped)
+    out, unknown = [], []
+    for row, values in zip(rows, lists):
+      found = self._item_index.find(values)
+      out.append(found[found >= 0])
+      unknown += [(row, value) for value, place in zip(values, found)
+                  if place < 0]
+    if unknown:
+      logging.warning('%d unknown items in histories dropped: %s',
+                      len(unknown), _named(unknown))
     return out
 
   def with_candidates(
@@ -335,12 +345,12 @@ class Dataset:
     return time
 
   @functools.cached_property
-  def _user_index(self) -> dict[Any, int]:
-    return {key: row for row, key in enumerate(self.user_ids.tolist())}
+  def _user_index(self) -> ids.Index:
+    return ids.Index(self.user_ids)
 
   @functools.cached_property
-  def _item_index(self) -> dict[Any, int]:
-    return {key: row for row, key in enumerate(self.item_ids.tolist())}
+  def _item_index(self) -> ids.Index:
+    return ids.Index(self.item_ids)
 
 
 def skip_own(drawn: np.ndarray, own: np.ndarray) -> np.ndarray:
@@ -361,13 +371,7 @@ def _hash(value: np.ndarray) -> np.ndarray:
   return value ^ (value >> np.uint64(31))
 
 
-def _key(ids: np.ndarray, value: Any) -> Any:
-  """Returns an external id in the type of `ids`; None if it cannot be."""
-  if value is None:
-    return None
-  if ids.dtype.kind == 'U':
-    return str(value)
-  try:
-    return int(value) if int(value) == float(value) else None
-  except (TypeError, ValueError, OverflowError):
-    return None
+def _named(values: Sequence[tuple[int, Any]]) -> str:
+  """Returns ids and their rows for a message, not too many."""
+  shown = ', '.join(f'{value!r} (row {row})' for row, value in values[:_SHOWN])
+  return shown + (', ...' if len(values) > _SHOWN else '')

@@ -39,15 +39,16 @@ def build(
   # Features come first: what they say of broken rows is in the files' order.
   encoded = _make_features(tables, where)
   tables = numbering.reorder(tables, order)
-  info, item_ids = tables.info, tables.items['item_id']
+  info, item_ids = tables.info, tables.items['item_id'].values
   time, has_negatives = tables.events['timestamp'], info['label'] is not None
-  user_ids, user, item = _number(tables)
+  user_ids = tables.events['user_id'].values
+  user, item = (tables.events[key].codes for key in ('user_id', 'item_id'))
   label = (tables.events[info['label']] if has_negatives
            else np.ones(len(time), np.float32))
   if not has_negatives and config.eval_negatives and len(item_ids) < 2:
     raise types.InputError(f'{where}/items: one item leaves no negatives')
   split, split_note = splits.assign(info, config.split, user, time, where)
-  times, before = _before(tables, user_ids)
+  times, before = _before(tables)
   index = _make_index(
       tables, config, times, user, item, label, split, before, len(user_ids))
   sequences, kind = _make_sequences(
@@ -90,33 +91,18 @@ def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
   return '; '.join(notes)
 
 
-def _number(
-    tables: tables_lib.Tables
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns the ids of all users [U], and each event's user and item [E]."""
-  events, item_ids = tables.events, tables.items['item_id']
-  user_ids = np.unique(np.concatenate([
-      table['user_id'] for table in (events, tables.users, tables.histories)
-      if table is not None]))
-  user = np.searchsorted(user_ids, events['user_id']).astype(np.int32)
-  order = np.argsort(item_ids, kind='stable')
-  item = order[np.searchsorted(item_ids, events['item_id'], sorter=order)]
-  return user_ids, user, item.astype(np.int32)
-
-
 def _before(
-    tables: tables_lib.Tables, user_ids: np.ndarray
-) -> tuple[np.ndarray, history.Before | None]:
+    tables: tables_lib.Tables) -> tuple[np.ndarray, history.Before | None]:
   """Returns all times there are, sorted, and what came before the log."""
   time = tables.events['timestamp']
   if tables.histories is None:
     return np.unique(time), None
-  rows = tables.histories['user_id']
-  until = tables.histories.get('until', np.full(len(rows), -1, np.int64))
+  user = tables.histories['user_id'].codes
+  until = tables.histories.get('until', np.full(len(user), -1, np.int64))
   times = np.unique(np.concatenate([time, until]))
   return times, history.before(
-      tables.histories, np.searchsorted(user_ids, rows),
-      np.searchsorted(times, until), tables.items['item_id'])
+      tables.histories, user, np.searchsorted(times, until),
+      len(tables.items['item_id']))
 
 
 def _check_config(config: ml_collections.ConfigDict) -> None:
@@ -235,13 +221,14 @@ def _make_request(
 ) -> tuple[types.FeatureSpec, types.FeatureTable, types.FeatureTable]:
   """Encodes users and the context of events."""
   columns: Mapping[str, Any] = tables.info['columns']
-  raw = tables.users if tables.users is not None else {'user_id': user_ids[:0]}
-  num_raw = len(raw['user_id'])
+  raw = tables.users or {}
+  num_raw = len(raw['user_id']) if raw else 0
   user_spec, users = features.encode(
       raw, columns['users'], num_raw, types.Role.REQUEST, f'{where}/users')
   # Users without a profile share the missing row with the unknown user.
   place = np.full(len(user_ids) + 1, num_raw)
-  place[np.searchsorted(user_ids, raw['user_id'])] = np.arange(num_raw)
+  if raw:
+    place[raw['user_id'].codes] = np.arange(num_raw)
   users = features.take(features.with_missing_row(users, user_spec), place)
   context_spec, context = features.encode(
       tables.events, columns['events'], len(train), types.Role.REQUEST,

@@ -1,10 +1,13 @@
 """A short hash of a data set, so that results say what they were made of."""
 
+import dataclasses
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
+from sidrec.data import ids
 from sidrec.data import tables as tables_lib
 
 
@@ -26,9 +29,12 @@ def of_tables(tables: tables_lib.Tables) -> str:
   return digest.hexdigest()[:12]
 
 
-def _update(digest: 'hashlib._Hash', values: np.ndarray) -> None:
+def _update(digest: 'hashlib._Hash', values: Any) -> None:
   """Adds one column."""
-  if values.dtype != object:
+  if isinstance(values, (ids.Column, ids.Lists)):
+    for field in dataclasses.fields(values):
+      _update(digest, getattr(values, field.name))
+  elif values.dtype != object:
     digest.update(values.dtype.str.encode())
     digest.update(np.ascontiguousarray(values).tobytes())
   elif any(isinstance(value, np.ndarray) for value in values):

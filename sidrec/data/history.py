@@ -37,7 +37,7 @@ class Before:
 
 def before(
     histories: Mapping[str, np.ndarray], user: np.ndarray,
-    rank: np.ndarray, item_ids: np.ndarray,
+    rank: np.ndarray, num_items: int,
 ) -> Before:
   """Flattens the lists of `histories`, oldest first.
 
@@ -47,28 +47,22 @@ def before(
       what only they hold is older.
     user: [rows] int32 user of each row.
     rank: [rows] int64 rank of the time of each row (`until`).
-    item_ids: [V] original ids.
+    num_items: V.
   """
   names = [name for name in histories if name not in ('user_id', 'until')]
   main = 'exposed' if 'exposed' in names else names[0] if names else None
-  order = np.argsort(item_ids, kind='stable')
-  sorted_ids = item_ids[order]
 
   def flatten(name: str | None) -> tuple[np.ndarray, np.ndarray]:
     if name is None or not len(user):
       return np.zeros(0, np.int32), np.zeros(0, np.int32)
-    flat = np.concatenate(list(histories[name]))
-    rows = np.repeat(
-        np.arange(len(user)), [len(values) for values in histories[name]])
-    found = np.searchsorted(sorted_ids, flat)
-    return rows, order[found].astype(np.int32)
+    return histories[name].rows, histories[name].codes
 
   row, item = flatten(main)
   # A list without subsets says only that the user chose these items.
   subsets = [name for name, _ in _SUBSETS if name in names and name != main]
   row, item = _with_older(row, item, [flatten(n) for n in subsets],
-                          len(item_ids))
-  key = row.astype(np.int64) * len(item_ids) + item
+                          num_items)
+  key = row.astype(np.int64) * num_items + item
   action = np.full(
       len(row), EXPOSED if subsets or main == 'exposed' else POSITIVE, np.int32)
   positive = np.ones(len(row), bool)
@@ -76,7 +70,7 @@ def before(
     if name in subsets:
       sub_row, sub_item = flatten(name)
       member = _is_in(
-          key, sub_row.astype(np.int64) * len(item_ids) + sub_item)
+          key, sub_row.astype(np.int64) * num_items + sub_item)
       action[member] = code
       if name == subsets[0]:
         positive = member

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 
+from sidrec.data import ids
 from sidrec.data import tables as tables_lib
 
 
@@ -37,12 +38,20 @@ def reorder(tables: tables_lib.Tables, order: np.ndarray) -> tables_lib.Tables:
   """Puts the items, and all that is in their order, into internal order.
 
   Args:
-    tables: after `tables.check`; events and histories name items by id.
+    tables: after `tables.check`.
     order: [V] of `draw`.
   """
-  embeddings, truth = tables.embeddings, tables.truth
+  embeddings, truth, number = tables.embeddings, tables.truth, inverse(order)
+  values = tables.items['item_id'].values[order]
+  items = {name: column[order] for name, column in tables.items.items()}
+  items['item_id'] = ids.Column(np.arange(len(order), dtype=np.int32), values)
+  histories = tables.histories and {
+      name: ids.Lists(column.offsets, number[column.codes], values)
+      if isinstance(column, ids.Lists) else column
+      for name, column in tables.histories.items()}
   return dataclasses.replace(
-      tables,
-      items={name: values[order] for name, values in tables.items.items()},
+      tables, items=items, histories=histories,
+      events={**tables.events, 'item_id': ids.Column(
+          number[tables.events['item_id'].codes], values)},
       embeddings=None if embeddings is None else embeddings[order],
       truth=None if truth is None else truth.reorder(order))

@@ -154,7 +154,10 @@ def write_codes(workdir: str, dataset: dataset_lib.Dataset,
     types.InputError: if it cannot be written.
   """
   content, order = io.BytesIO(), dataset.file_order
-  np.savez(content, item_id=dataset.item_ids[order],
+  item_id = dataset.item_ids[order]
+  if item_id.dtype == object:  # Text; objects would be pickled.
+    item_id = item_id.astype(str)
+  np.savez(content, item_id=item_id,
            codes=codes[order].astype(np.int32))
   files.write(os.path.join(workdir, 'codes.npz'), content.getvalue())
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from sidrec import types
+from sidrec.data import ids
 from sidrec.data import schema
 from sidrec.data import tables
 
@@ -49,12 +50,24 @@ def kind_of(values: np.ndarray, where: str) -> str:
   return 'text'
 
 
+def plain(table: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Returns the columns of a checked table, ids as they stood."""
+  out = {}
+  for name, values in table.items():
+    if isinstance(values, ids.Lists):
+      out[name] = np.empty(len(values), object)
+      out[name][:] = values.lists()
+    else:
+      out[name] = values.ids if isinstance(values, ids.Column) else values
+  return out
+
+
 def counts(data: tables.Tables) -> dict[str, int]:
   """Returns the sizes that `dataset.json` states."""
   return dict(
-      users=len(np.unique(data.events['user_id'])),
+      users=len(np.unique(data.events['user_id'].codes)),
       items=len(data.items['item_id']),
-      items_with_events=len(np.unique(data.events['item_id'])),
+      items_with_events=len(np.unique(data.events['item_id'].codes)),
       events=len(data.events['item_id']))
 
 
@@ -77,7 +90,7 @@ def write(data: tables.Tables, directory: str) -> None:
       if table is not None:
         path = os.path.join(directory, f'{name}.parquet')
         arrow = pa.table({column: _to_arrow(values, f'{name}.{column}')
-                          for column, values in table.items()})
+                          for column, values in plain(table).items()})
         pa_parquet.write_table(arrow, f'{path}.part', compression='zstd')
         os.replace(f'{path}.part', path)
     if data.embeddings is not None:

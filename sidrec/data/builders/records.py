@@ -26,7 +26,7 @@ def schema_of(data: tables.Tables) -> dict[str, dict[str, str]]:
   """Returns table -> column -> kind (`layout.kind_of`) of what is there."""
   return {
       name: {column: layout.kind_of(values, f'{name}.{column}')
-             for column, values in getattr(data, name).items()}
+             for column, values in layout.plain(getattr(data, name)).items()}
       for name in layout.TABLES if getattr(data, name) is not None}
 
 
@@ -75,7 +75,7 @@ def blocks(
   empty = {name: {column: _block(np.empty(0, object), kind)
                   for column, kind in columns.items()}
            for name, columns in schema.items()}
-  columns = getattr(data, table)
+  columns = layout.plain(getattr(data, table))
   num_rows = len(next(iter(columns.values())))
   for key, start in enumerate(range(0, num_rows, BLOCK)):
     rows = slice(start, start + BLOCK)
