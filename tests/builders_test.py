@@ -15,6 +15,7 @@ from sidrec import types
 from sidrec.data import builders
 from sidrec.data import tables
 from sidrec.data.builders import __main__ as main
+from sidrec.data.builders import layout
 from sidrec.data.builders import sources
 from sidrec.data.builders.sources import raw
 import raw_files
@@ -47,7 +48,8 @@ def _assert_same(first, second):
   for name in ('events', 'items', 'users', 'histories'):
     one, other = getattr(first, name), getattr(second, name)
     assert (one is None) == (other is None), name
-    for column in one or ():
+    one, other = (layout.plain(table or {}) for table in (one, other))
+    for column in one:
       assert len(one[column]) == len(other[column])
       for a, b in zip(one[column], other[column]):
         assert _plain(a) == _plain(b), column

@@ -54,7 +54,8 @@ def test_constants_are_zero_and_nothing_is_none():
 
 def test_a_catalog_that_says_nothing_has_none(tmp_path):
   world = data_tables.small()
-  world['info']['columns'], world['info']['cross'] = {}, ['item_id']
+  world['info']['columns'] = {'events': {}, 'items': {}, 'users': {}}
+  world['info']['cross'] = ['item_id']
   data_tables.write(tmp_path, world)
   dataset = data.load(data_tables.config(tmp_path), 0)
   assert dataset.catalog.vectors is None and dataset.spec.vector_dim == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from absl import logging
 import ml_collections
 
 from sidrec import types
@@ -13,7 +14,7 @@ from sidrec.data.dataset import Dataset
 from sidrec.data.pipeline import Pipeline
 from sidrec.data.tables import Tables
 
-__all__ = ['Dataset', 'Pipeline', 'Tables', 'load']
+__all__ = ['Dataset', 'Pipeline', 'Tables', 'build', 'find', 'load', 'read']
 
 PLANTED = 'planted'
 DEFAULT_ROOT = '~/sidrec_data'
@@ -31,13 +32,29 @@ def load(config: ml_collections.ConfigDict, seed: int) -> Dataset:
   Raises:
     types.InputError: bad input, in one line.
   """
+  where, tables = read(config, seed)
+  if tables.inferred:
+    logging.info('%s: inferred: %s', where, '; '.join(tables.inferred))
+  return build(tables, config, seed, where)
+
+
+def read(config: ml_collections.ConfigDict, seed: int) -> tuple[str, Tables]:
+  """Reads and checks tables; returns (where they are from, tables).
+
+  Arguments and errors as of `load`.
+  """
   if not config.dir and config.name == PLANTED:
     from sidrec.data import planted  # pylint: disable=g-import-not-at-top
     where, tables = PLANTED, planted.generate(config.planted, seed)
   else:
     where = find(config)
     tables = _tables.read(where)
-  tables = _tables.check(tables, where)
+  return where, _tables.check(tables, where)
+
+
+def build(tables: Tables, config: ml_collections.ConfigDict, seed: int,
+          where: str) -> Dataset:
+  """Encodes checked tables; arguments and errors as of `load`."""
   if config.text_encoder and tables.embeddings is None:
     tables = dataclasses.replace(tables, embeddings=_texts.encode(
         _texts.of_items(tables), config.text_encoder))

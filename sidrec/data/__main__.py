@@ -1,72 +1,72 @@
-"""`python -m sidrec.data check DIR|NAME`: checks data, says what is in them."""
+"""`python -m sidrec.data`: checks data and says what is in them."""
 
+import argparse
+import json
 import os
 import sys
 from typing import Sequence
 
-import numpy as np
-
 from sidrec import config as config_lib
 from sidrec import data
 from sidrec import types
+from sidrec.data import facts
 from sidrec.data import number_rule
-from sidrec.data import splits
-
-_USAGE = '''usage: python -m sidrec.data check DIR|NAME
-NAME: planted, or a folder in $SIDREC_DATA'''
 
 
 def main(arguments: Sequence[str]) -> int:
   """Returns the exit status: 0, or 2 after one line on stderr."""
-  if len(arguments) != 2 or arguments[0] != 'check':
-    print(_USAGE, file=sys.stderr)
-    return 2
-  config = config_lib.base_config().data
-  where = arguments[1]
-  is_folder = os.path.isdir(where) or os.path.basename(where) != where
-  config.update(dict(dir=where) if is_folder else dict(name=where))
+  parser = argparse.ArgumentParser(
+      prog='python -m sidrec.data', description=__doc__)
+  commands = parser.add_subparsers(dest='command', required=True)
+  check_parser = commands.add_parser(
+      'check', help='say what decides the outcome on a data set')
+  check_parser.add_argument(
+      'where', metavar='DIR|NAME',
+      help='a folder of tables; or planted, or a folder in $SIDREC_DATA')
+  check_parser.add_argument(
+      '--json', metavar='FILE', help='write the same, for programs')
   try:
-    dataset = data.load(config, seed=0)
+    args = parser.parse_args(list(arguments))
+  except SystemExit as error:
+    return int(error.code or 0)
+  try:
+    return check(args.where, args.json)
   except types.InputError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  found = number_rule.measure(dataset)
-  for name, value in summary(dataset) + _rule(found):
+
+
+def check(where: str, target: str | None) -> int:
+  """Prints what there is to know of a data set, as JSON too if asked.
+
+  Args:
+    where: a folder, or a name as `config.data.name` has it.
+    target: path of the JSON file; None: none.
+
+  Raises:
+    types.InputError: bad data; a file that cannot be written.
+  """
+  config = config_lib.base_config().data
+  is_folder = os.path.isdir(where) or os.path.basename(where) != where
+  config.update(dict(dir=where) if is_folder else dict(name=where))
+  place, tables = data.read(config, seed=0)
+  dataset = data.build(tables, config, 0, place)
+  rule = number_rule.measure(dataset)
+  found = facts.measure(tables, dataset, rule)
+  for name, value in facts.lines(found):
     print(f'{name:<26} {value}')
-  number_rule.warn(dataset, found)
+  for line in facts.warnings(found):
+    print(f'note: {line}')
+  number_rule.warn(dataset, rule)
+  if target:
+    try:
+      with open(target, 'w', encoding='utf-8') as file:
+        json.dump(found, file, indent=1)
+        file.write('\n')
+    except OSError as error:
+      raise types.InputError(f'--json={target}: cannot be written ({error})'
+                             ) from error
   return 0
-
-
-def _rule(found: number_rule.Found) -> list[tuple[str, str]]:
-  """Returns the lines on what item numbers alone predict."""
-  rows = (('recall', found.recall, found.random_recall),
-          ('ndcg', found.ndcg, found.random_ndcg))
-  return [(f'item_number_rule_{name}@10',
-           f'{given:.4f} as ordered, {permuted:.4f} permuted')
-          for name, given, permuted in rows]
-
-
-def summary(dataset: data.Dataset) -> list[tuple[str, str]]:
-  """Returns the lines of the table."""
-  sizes = np.bincount(dataset.event_split, minlength=3)
-  events = np.bincount(dataset.event_item, minlength=dataset.spec.num_items)
-  spec = dataset.spec
-  rows = [
-      ('name', dataset.name), ('fingerprint', dataset.fingerprint),
-      ('protocol', dataset.protocol),
-      ('users', f'{spec.num_users:,}'), ('items', f'{spec.num_items:,}'),
-      ('cold items', f'{int((events == 0).sum()):,} without events'),
-      ('events', f'{len(dataset.event_item):,}'),
-      ('positives', f'{dataset.event_label.mean():.1%}')]
-  rows += [(f'{name} events', f'{size:,}')
-           for name, size in zip(splits.NAMES, sizes)]
-  for field in spec.items.fields + spec.request.fields:
-    rows.append((f'{field.role.value}', f'{field.name} ({field.kind}, '
-                 f'size {field.size:,})'))
-  rows.append(('content vectors', f'{spec.vector_dim} dimensions'
-               if spec.vector_dim else 'none'))
-  rows.append((types.Role.CROSS.value, ', '.join(spec.cross_names) or 'none'))
-  return rows
 
 
 if __name__ == '__main__':
