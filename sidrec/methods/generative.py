@@ -21,6 +21,7 @@ from sidrec import types
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import next_item
+from sidrec.methods import popularity
 from sidrec.methods import tokenizing
 from sidrec.methods import vectors
 from sidrec.models import generator as generator_lib
@@ -101,8 +102,10 @@ def retrieve(
     generator: generator_lib.Generator, state: types.TrainState,
     catalog: types.Catalog, batch: types.Batch, t: types.Trie, beam_size: int,
     bounds: trie.Bounds) -> types.Beams:
-  """Beam search over the trie; see `base.Method.retrieve`."""
-  del catalog
+  """Beam search over the trie; see `base.Method.retrieve`.
+
+  Users without a history get the popular items.
+  """
   own, history = state.params['generator'], batch.history
   context, carry = generator.start(
       own, generator.embed(own, state.variables['codes'][history.item]),
@@ -111,6 +114,8 @@ def retrieve(
   def logits_fn(prefix: jax.Array, carry: Any) -> tuple[jax.Array, Any]:
     return generator.step(own, context, prefix, carry)
 
-  return decode.beam_search(
+  beams = decode.beam_search(
       logits_fn, t, beam_size=beam_size, batch_size=batch.user.shape[0],
       state=carry, bounds=bounds, normalize=True, num_rungs=2)
+  return popularity.to_strangers(
+      beams, batch, catalog, state.variables['codes'])

@@ -19,6 +19,7 @@ from sidrec import trie
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
+from sidrec.methods import popularity
 from sidrec.models import attention
 from sidrec.models import item_model
 
@@ -124,10 +125,14 @@ def retrieve(
     name: str, model: item_model.ItemModel, state: types.TrainState,
     catalog: types.Catalog, batch: types.Batch, t: types.Trie | None,
     beam_size: int, bounds: trie.Bounds | None) -> types.Beams:
-  """The items of the highest score for each of B users, exactly."""
-  del catalog, t, bounds
+  """The items of the highest score for each of B users, exactly.
+
+  Users without a history get the popular ones.
+  """
+  del t, bounds
   own, history = state.params[name], batch.history
   query = model.hidden(own, history)[:, -1]
   bias = jnp.where(history.segment > 0, model.seen(own), 0.)
-  return decode.top_items(
+  beams = decode.top_items(
       query, model.table(own), beam_size, _BLOCK, bias=(history.item, bias))
+  return popularity.to_strangers(beams, batch, catalog)

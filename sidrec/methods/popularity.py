@@ -47,10 +47,43 @@ def retrieve(state: types.TrainState, catalog: types.Catalog,
   """The same `beam_size` most popular items for each of B users."""
   del state, t, bounds
   size = min(beam_size, catalog.popularity.shape[0])
-  top, item = jax.lax.top_k(catalog.popularity, size)
+  item, score = _most(catalog, size)
   rows = batch.user.shape[0]
   spread = lambda x: jnp.broadcast_to(x[None], (rows, size))
   return types.Beams(
-      item=spread(item.astype(jnp.int32)),
-      code=jnp.zeros((rows, size, 0), jnp.int32),
-      score=spread(jnp.log1p(top)), mask=jnp.ones((rows, size), bool))
+      item=spread(item), code=jnp.zeros((rows, size, 0), jnp.int32),
+      score=spread(score), mask=jnp.ones((rows, size), bool))
+
+
+def to_strangers(beams: types.Beams, batch: types.Batch, catalog: types.Catalog,
+                 codes: jax.Array | None = None) -> types.Beams:
+  """Gives popular items to users of whom nothing is known to go on.
+
+  A model of the next item learns nothing for an empty history: what it would
+  answer is the order of its tables.
+
+  Args:
+    beams: [B, W] of the method.
+    batch: whose histories say who is a stranger.
+    catalog: with the popularity of items.
+    codes: [V, L] of the items, where beams have codes.
+  """
+  known = jnp.any(batch.history.segment > 0, 1)
+  width, num_items = beams.item.shape[1], catalog.popularity.shape[0]
+  size = min(width, num_items)
+  item, score = (jnp.pad(x, (0, width - size))
+                 for x in _most(catalog, size))
+  code = (jnp.zeros((width, 0), jnp.int32) if codes is None
+          else codes[item, :beams.code.shape[2]])
+  popular = types.Beams(
+      item=item, code=code, score=score, mask=jnp.arange(width) < size)
+  return jax.tree.map(
+      lambda own, other: jnp.where(
+          known.reshape(-1, *(1,) * (own.ndim - 1)), own, other[None]),
+      beams, popular)
+
+
+def _most(catalog: types.Catalog, size: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the most popular items [size] int32, and their scores."""
+  top, item = jax.lax.top_k(catalog.popularity, size)
+  return item.astype(jnp.int32), jnp.log1p(top)
