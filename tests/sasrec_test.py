@@ -92,16 +92,20 @@ def test_a_sample_estimates_the_same_sum():
 def test_retrieval_scores_the_history_as_training_does():
   model = _model(dropout=0.)
   params = model.init(jax.random.key(0)) | {'seen': jnp.float32(-50.)}
-  history = np.array([[0, 3, 5, 3], [0, 0, 0, 0]], np.int32)
-  segment = np.array([[0, 1, 1, 1], [0, 0, 0, 1]])
+  history = np.array([[0, 3, 5, 3], [0, 0, 0, 0], [0, 0, 0, 0]], np.int32)
+  segment = np.array([[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]])
   batch = types.Batch(
-      row=np.arange(2), user=np.zeros(2, np.int32), item=None, label=None,
+      row=np.arange(3), user=np.zeros(3, np.int32), item=None, label=None,
       mask=None, history=_sequence(history, segment), request=None, cross=None)
+  popularity = jnp.asarray(np.random.default_rng(0).permutation(_ITEMS), float)
+  catalog = types.Catalog(features=None, popularity=popularity, vectors=None)
   beams = next_item.retrieve(
-      'sasrec', model, _state({'sasrec': params}), None, batch, None, _ITEMS,
-      None)
+      'sasrec', model, _state({'sasrec': params}), catalog, batch, None,
+      _ITEMS, None)
   assert set(np.asarray(beams.item[0, -2:])) == {3, 5}  # Item 0 was padding.
   assert int(beams.item[1, -1]) == 0
+  # Of whom nothing is known gets what most take.
+  np.testing.assert_array_equal(beams.item[2], jnp.argsort(-popularity))
   assert np.asarray(beams.score[0, -2:] < -150).all()
   plain = model.hidden(params, batch.history)[:, -1] @ model.table(params).T
   np.testing.assert_allclose(
