@@ -8,6 +8,7 @@
 import logging as std_logging
 import os
 import sys
+from typing import Callable
 
 from absl import flags
 from absl import logging
@@ -46,6 +47,10 @@ def main(argv: list[str]) -> None:
   if jax.process_count() > 1:
     logging.info('process %d of %d, devices: %s', jax.process_index(),
                  jax.process_count(), jax.devices())
+    settings = config.to_dict()
+    settings['data'].pop('root')  # Each machine may have its own.
+    parallel.agree({'--config': settings, '--workdir': _WORKDIR.value,
+                    '--mode': _MODE.value})
   if _MODE.value == 'train_and_evaluate':
     train.train_and_evaluate(config, workdir)
     return
@@ -109,7 +114,8 @@ def run() -> None:
   try:
     main(argv)
   except types.InputError as error:
-    _fail(2, error)
+    # Maybe the fault of this process alone: the others are not waited for.
+    _fail(2, error, parallel.leave)
   except FloatingPointError as error:
     _fail(1, error)
   except train.Terminated as error:
@@ -141,10 +147,11 @@ def _flag_message(error: BaseException) -> str:
   return f'--config: {text}'
 
 
-def _fail(status: int, error: BaseException | str) -> None:
+def _fail(status: int, error: BaseException | str,
+          leave: Callable[[int], None] = sys.exit) -> None:
   message = ' '.join(str(error).split()) or type(error).__name__
   print(f'sidrec: {message}', file=sys.stderr, flush=True)
-  sys.exit(status)
+  leave(status)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 A step is written once, for the rows of one device, with collectives over the
 axis name `types.AXIS`. This package alone knows of pmap, shard_map, vmap and
-of `jax.distributed`.
+of `jax.distributed` (`startup`).
 
   pmap       the default; state and catalog enter and leave with no device
              axis and live on a mesh of the *local* devices.
@@ -11,7 +11,6 @@ of `jax.distributed`.
 """
 
 import dataclasses
-import os
 from typing import Any, Callable, Sequence
 
 import jax
@@ -19,6 +18,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from sidrec import types
+from sidrec.parallel import encoding
 from sidrec.parallel import processes
 
 WRAPPERS = ('pmap', 'shard_map', 'vmap')
@@ -28,43 +28,6 @@ StepFn = Callable[[types.PyTree, types.PyTree, types.PyTree],
                   tuple[types.PyTree, types.PyTree]]
 # (state, const, batch) -> outputs whose leaves lead with the rows of `batch`.
 RowsFn = Callable[[types.PyTree, types.PyTree, types.PyTree], types.PyTree]
-
-
-def initialize() -> None:
-  """Join the processes of this run; call before any device is touched.
-
-  Reads SIDREC_COORDINATOR (host:port), SIDREC_NUM_PROCESSES and
-  SIDREC_PROCESS_ID; with SIDREC_DISTRIBUTED=1 instead, JAX finds the pod by
-  itself. Does nothing where neither is set.
-
-  Raises:
-    types.InputError: some of the three variables are missing or not numbers.
-  """
-  names = ('SIDREC_COORDINATOR', 'SIDREC_NUM_PROCESSES', 'SIDREC_PROCESS_ID')
-  values = [os.environ.get(name) for name in names]
-  automatic = os.environ.get('SIDREC_DISTRIBUTED', '0') not in ('', '0')
-  if not automatic and not any(values):
-    return
-  # The service takes SIGTERM for itself, but `main` answers it by a save.
-  jax.config.update('jax_enable_preemption_service', False)
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  if not any(values):
-    jax.distributed.initialize()
-    return
-  for name, value in zip(names, values):
-    if not value:
-      raise types.InputError(
-          f'environment variable {name} is missing: set all of '
-          f'{", ".join(names)}, or none')
-  try:
-    num_processes, process_id = int(values[1]), int(values[2])
-  except ValueError as error:
-    raise types.InputError(
-        f'environment variables {names[1]}={values[1]!r} and '
-        f'{names[2]}={values[2]!r} must be whole numbers') from error
-  jax.distributed.initialize(
-      coordinator_address=values[0], num_processes=num_processes,
-      process_id=process_id)
 
 
 def make(wrapper: str = 'pmap',
@@ -307,34 +270,45 @@ class Parallel:
     rows = jax.tree.map(np.asarray, rows)
     return rows if self.process_count == 1 else processes.allgather(rows)
 
-  def broadcast(self, tree: Any) -> Any:
+  def broadcast(self, tree: Any, named: Sequence[type] = ()) -> Any:
     """Give process 0's host value to all; what the others pass is ignored.
 
-    The value may be any picklable tree; arrays arrive as NumPy, bit by bit.
-    They travel by themselves, in blocks: nothing large is pickled.
-    """
-    return tree if self.process_count == 1 else processes.broadcast(tree)
+    Arrays arrive as NumPy, bit by bit.
 
-  def once(self, fn: Callable[[], Any]) -> Any:
+    Args:
+      tree: what `encoding.pack` takes: arrays and JSON values.
+      named: the NamedTuples that may be in it, the same in all processes.
+    """
+    if self.process_count == 1:
+      return tree
+    return processes.broadcast(tree, named)
+
+  def once(self, fn: Callable[[], Any], named: Sequence[type] = ()) -> Any:
     """Do host work in process 0 and give its result to all.
 
-    An exception in process 0 is raised in every process (as an `InputError`
-    or a RuntimeError): none is left to wait.
+    An exception in process 0 is raised in every process (as an `InputError`,
+    a FloatingPointError or a RuntimeError): none is left to wait.
+
+    Args:
+      fn: its result travels as in `broadcast`.
+      named: as in `broadcast`.
     """
     if self.process_count == 1:
       return fn()
-    result, error = None, None
+    kinds = {kind.__name__: kind for kind in (
+        types.InputError, FloatingPointError, RuntimeError)}
+    result, failed, text = None, None, ''
     if self.is_main:
       try:
         result = fn()
-        processes.pack(result)
+        encoding.pack(result, named)
       except Exception as e:  # pylint: disable=broad-except
-        kind = type(e) if isinstance(
-            e, (types.InputError, FloatingPointError)) else RuntimeError
-        result, error = None, kind(str(e))
-    result, error = self.broadcast((result, error))
-    if error is not None:
-      raise error
+        name = type(e).__name__
+        result, failed, text = (
+            None, name if name in kinds else 'RuntimeError', str(e))
+    result, failed, text = self.broadcast((result, failed, text), named)
+    if failed is not None:
+      raise kinds[failed](text)
     return result
 
   def any_true(self, flag: bool) -> bool:

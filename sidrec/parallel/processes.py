@@ -1,56 +1,37 @@
 """Host values from process to process, bit by bit and of any size.
 
 JAX's collectives cut 64 bits to 32 and count in 32: so bytes travel, in blocks.
-The structure of a tree goes ahead, pickled; arrays follow by themselves.
+The structure of a tree goes ahead, as JSON; arrays follow by themselves.
 """
 
-import dataclasses
-import pickle
-from typing import Any
+import json
+from typing import Any, Iterator, Mapping, Sequence
 
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
 from sidrec import types
+from sidrec.parallel import encoding
 
 _BLOCK = 1 << 26  # Most bytes that one collective carries.
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sent:
-  """Stands for an array that travels by itself."""
-  dtype: np.dtype
-  shape: tuple[int, ...]
+def broadcast(tree: Any, named: Sequence[type] = ()) -> Any:
+  """Gives process 0's tree to all; what the others pass is ignored.
 
-
-def pack(tree: Any) -> tuple[bytes, list[np.ndarray]]:
-  """Returns (the pickled structure, the arrays) of a tree.
-
-  Raises:
-    Exception: whatever pickling raises, for a leaf that cannot be sent.
+  Args:
+    tree: what `encoding.pack` takes.
+    named: the NamedTuples that may be in it, the same in all processes.
   """
-  arrays = []
-  def take(leaf):
-    if isinstance(leaf, (jax.Array, np.ndarray)) and leaf.dtype != object:
-      arrays.append(np.asarray(leaf))
-      return _Sent(arrays[-1].dtype, arrays[-1].shape)
-    return leaf
-  return pickle.dumps(jax.tree.map(take, tree)), arrays
-
-
-def broadcast(tree: Any) -> Any:
-  """Gives process 0's tree to all; what the others pass is ignored."""
   is_main = jax.process_index() == 0
-  header, arrays = pack(tree) if is_main else (b'', [])
-  is_sent = lambda x: isinstance(x, _Sent)
-  sent = iter(arrays)
-  def give(leaf):
-    if not is_sent(leaf):
-      return leaf
-    data = _send(_bytes(next(sent)) if is_main else b'')
-    return np.frombuffer(data, leaf.dtype).reshape(leaf.shape)
-  return jax.tree.map(give, pickle.loads(_send(header)), is_leaf=is_sent)
+  header, arrays = encoding.pack(tree, named) if is_main else (b'', [])
+  header = bytes(_send(header))
+  arrived = []
+  for i, (dtype, shape) in enumerate(encoding.specs(header)):
+    data = _send(_bytes(arrays[i]) if is_main else b'')
+    arrived.append(np.frombuffer(data, dtype).reshape(shape))
+  return encoding.unpack(header, arrived, named)
 
 
 def allgather(rows: types.PyTree) -> types.PyTree:
@@ -61,14 +42,45 @@ def allgather(rows: types.PyTree) -> types.PyTree:
       number of rows may differ, the dtype and the rest of the shape must not.
   """
   leaves, structure = jax.tree.flatten(rows)
-  specs = [pickle.loads(x) for x in _gather(
-      pickle.dumps([(x.dtype, x.shape) for x in leaves]))]
+  header, leaves = encoding.pack(leaves)
+  specs = [encoding.specs(x) for x in _gather(header)]
   joined = []
   for i, leaf in enumerate(leaves):
     joined.append(np.concatenate([
         np.frombuffer(part, spec[i][0]).reshape(spec[i][1])
         for part, spec in zip(_gather(_bytes(leaf)), specs)]))
   return jax.tree.unflatten(structure, joined)
+
+
+def agree(settings: Mapping[str, Any]) -> None:
+  """Checks that all processes have the same settings. A collective.
+
+  Args:
+    settings: what has a representation, by name; mappings in it may be nested.
+
+  Raises:
+    types.InputError: a setting differs; in all processes.
+  """
+  if jax.process_count() == 1:
+    return
+  mine = json.dumps(dict(_flat(settings, ''))).encode()
+  first, *rest = map(json.loads, _gather(mine))
+  for i, other in enumerate(rest, 1):
+    for name in sorted({*first, *other}):
+      values = [x.get(name, 'not there') for x in (first, other)]
+      if values[0] != values[1]:
+        raise types.InputError(
+            f'{name} is {values[0]} in process 0 and {values[1]} in process '
+            f'{i}: start all processes with the same arguments')
+
+
+def _flat(settings: Any, name: str) -> Iterator[tuple[str, str]]:
+  """Yields (dotted name, representation) of each setting."""
+  if not isinstance(settings, Mapping):
+    yield name, repr(settings)
+    return
+  for key, value in settings.items():
+    yield from _flat(value, f'{name}.{key}' if name else str(key))
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:

@@ -120,7 +120,7 @@ class Bench:
 
   def once(self, fn: Callable[[], Any]) -> Any:
     """Does host work in process 0 and gives its result to all."""
-    return self.run.mapped.once(fn)
+    return self.run.mapped.once(fn, named=(base.Changes,))
 
   def host(self, tree: types.PyTree) -> types.PyTree:
     """Copies a tree of the state to NumPy."""
