@@ -3,7 +3,8 @@
 #
 #   bash launch/host_setup.sh sidrec.main --config=... --workdir=gs://...
 #
-# The same on one machine as on sixty-four. EXTRA=cuda for GPUs.
+# The same on one TPU machine as on sixty-four. EXTRA=cuda for GPUs: there JAX
+# is not told to look for other hosts, see README.md for several.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ $# -gt 0 ]] || { echo "usage: $0 MODULE [ARGUMENTS]" >&2; exit 2; }
@@ -26,5 +27,7 @@ if ! cmp -s setup.cfg "$STAMP"; then
   "$VENV/bin/pip" install --quiet -e ".[$EXTRA]"
   cp setup.cfg "$STAMP"
 fi
-export SIDREC_DISTRIBUTED=${SIDREC_DISTRIBUTED:-1}  # JAX finds the other hosts.
+if [[ $EXTRA == tpu ]]; then
+  export SIDREC_DISTRIBUTED=${SIDREC_DISTRIBUTED:-1}  # JAX finds the others.
+fi
 exec "$VENV/bin/python" -m "$@"

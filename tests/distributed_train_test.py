@@ -1,6 +1,8 @@
 """DIG in two processes x two fake devices equals one process of four."""
 
 import json
+import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -19,6 +21,14 @@ STEPS = dict(train__num_steps=30, eval__every=15,
 TOLERANCE = dict(rtol=1e-4, atol=1e-4)
 
 
+def _wait_for(lines, words, process):
+  deadline = time.monotonic() + 300
+  while not (lines.exists() and words in lines.read_text()):
+    assert process.poll() is None, process.communicate()[0]
+    assert time.monotonic() < deadline
+    time.sleep(.02)
+
+
 def _launch(workdir):
   return subprocess.Popen(
       [sys.executable, 'launch/local_multiprocess.py', '--num_processes=2',
@@ -32,12 +42,7 @@ def _launch(workdir):
 def test_two_processes_train_save_stop_and_go_on_like_one(tmp_path):
   two, one = tmp_path / 'two', tmp_path / 'one'
   process = _launch(two)
-  deadline = time.monotonic() + 200
-  lines = two / 'metrics.jsonl'
-  while not (lines.exists() and '"step": 3' in lines.read_text()):
-    assert process.poll() is None, process.communicate()[0]
-    assert time.monotonic() < deadline
-    time.sleep(.02)
+  _wait_for(two / 'metrics.jsonl', '"step": 3', process)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=100)
   assert process.returncode == 143, output
@@ -68,3 +73,39 @@ def test_two_processes_train_save_stop_and_go_on_like_one(tmp_path):
             results[0]['metrics'][split][name]['mean'], value['mean'],
             rtol=.01, atol=.01, err_msg=name)
   print('largest difference of a loss', worst)
+
+
+@pytest.fixture(name='undisturbed', scope='module')
+def fixture_undisturbed(tmp_path_factory):
+  """Returns the results of a run that nothing happened to."""
+  workdir = tmp_path_factory.mktemp('undisturbed')
+  process = _launch(workdir)
+  output, _ = process.communicate(timeout=500)
+  assert process.returncode == 0, output
+  return tiny_run.results(workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('number, words, code', [
+    (signal.SIGKILL, 'ended by SIGKILL', 137),
+    (signal.SIGTERM, 'ended with 143', 143),
+    (signal.SIGSTOP, 'is frozen', 137)])
+def test_a_run_that_lost_a_process_goes_on_to_the_same_results(
+    tmp_path, undisturbed, index, number, words, code):
+  process = _launch(tmp_path)
+  _wait_for(tmp_path / 'metrics.jsonl', '"step": 18', process)
+  path = f'/proc/{process.pid}/task/{process.pid}/children'
+  children = pathlib.Path(path).read_text().split()
+  os.kill(int(children[index]), number)
+  began = time.monotonic()
+  output, _ = process.communicate(timeout=60)
+  print('seconds to the end', time.monotonic() - began)
+  assert process.returncode == code, output
+  assert f'process {index} {words}' in output
+  assert 'Traceback' not in output
+  process = _launch(tmp_path)
+  output, _ = process.communicate(timeout=500)
+  assert process.returncode == 0, output
+  assert 'resumed at step' in output
+  assert tiny_run.results(tmp_path) == undisturbed

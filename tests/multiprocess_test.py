@@ -83,10 +83,63 @@ def test_launcher_passes_arguments_devices_and_signals(module):
   assert output == 'stopped\n' and 'process 1 ended with 143' in errors
 
 
+def _children(process):
+  path = f'/proc/{process.pid}/task/{process.pid}/children'
+  return [int(x) for x in pathlib.Path(path).read_text().split()]
+
+
+def _ended(pid, seconds=10):
+  """Whether a process is gone, or is so within some seconds."""
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    try:
+      os.kill(pid, 0)
+    except ProcessLookupError:
+      return True
+    if ') Z ' in pathlib.Path(f'/proc/{pid}/stat').read_text():
+      return True
+    time.sleep(.05)
+  return False
+
+
+@pytest.mark.parametrize('index', [0, 1])
+@pytest.mark.parametrize('number, words', [
+    (signal.SIGKILL, 'ended by SIGKILL'), (signal.SIGSTOP, 'is frozen')])
+def test_launcher_names_a_process_that_died_or_froze(
+    module, index, number, words):
+  process = _launch('--frozen_seconds=.5', *COMMAND, **module(
+      'print("last words", file=sys.stderr)\n'
+      'if index: open(__file__ + "1", "w").close()\n'
+      'while not os.path.exists(__file__ + "1"): time.sleep(.02)\n'
+      'print("up", flush=True)\ntime.sleep(100)'))
+  assert process.stdout.readline() == 'up\n'
+  children = _children(process)
+  began = time.monotonic()
+  os.kill(children[index], number)
+  _, errors = process.communicate(timeout=40)
+  assert time.monotonic() - began < 10
+  assert process.returncode == 137
+  line, = [x for x in errors.splitlines() if 'local_multiprocess' in x]
+  assert f'process {index} {words}' in line and str(children[index]) in line
+  assert number != signal.SIGKILL or line.endswith('stderr: last words')
+  assert all(_ended(pid) for pid in children)
+
+
+def test_no_process_outlives_the_launcher(module):
+  process = _launch(*COMMAND, **module(
+      'print("up", flush=True)\ntime.sleep(100)'))
+  assert process.stdout.readline() == 'up\n'
+  children = _children(process)
+  process.kill()
+  process.wait()
+  assert len(children) == 2 and all(_ended(pid) for pid in children)
+
+
 def test_launcher_gives_zero_and_refuses_bad_numbers(module):
   process = _launch(*COMMAND, **module('print("fine", index)'))
   assert process.communicate(timeout=40)[0] == 'fine 0\n'
   assert process.returncode == 0
   process = _launch('--num_processes=0', '--')
-  assert 'at least 1' in process.communicate(timeout=40)[1]
+  errors = process.communicate(timeout=40)[1]
+  assert 'at least 1' in errors and errors.count('\n') == 1
   assert process.returncode == 2

@@ -1,6 +1,10 @@
 """One process of the loopback test in multiprocess_test.py; not a test."""
 
+import collections
+import os
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import jax
@@ -85,6 +89,34 @@ def _collectives(p):
   p.barrier('end of collectives')
 
 
+def _agreement(index):
+  """Different arguments are named in all processes; a lone NamedTuple fits."""
+  parallel.agree({'--config': {'a': {'b': 1}}})
+  try:
+    parallel.agree({'--config': {'a': {'b': 1 + index, 'c': 3}}})
+    raise AssertionError('no error')
+  except types.InputError as error:
+    assert '--config.a.b is 1 in process 0 and 2 in process 1' in str(error)
+  pair = collections.namedtuple('Pair', 'left right')
+  p = parallel.make()
+  sent = p.once(lambda: pair({'x': np.arange(3)}, 'y'), named=(pair,))
+  assert type(sent) is pair and sent.right == 'y'
+  try:
+    p.once(lambda: {'x': {1, 2}})
+    raise AssertionError('no error')
+  except RuntimeError as error:
+    assert "value['x'] is of type set" in str(error)
+
+
+def _listens_on_loopback():
+  """The coordinator listens where nobody else can reach it."""
+  port = os.environ['SIDREC_COORDINATOR'].rpartition(':')[2]
+  sockets = subprocess.run(['ss', '-ltnH'], capture_output=True, text=True,
+                           check=True).stdout.split('\n')
+  own = [x.split()[3] for x in sockets if f':{port} ' in x]
+  assert own and all('127.0.0.1' in x for x in own), own
+
+
 def main(directory):
   """Runs both wrappers and writes what process 0 got."""
   parallel.initialize()
@@ -96,6 +128,9 @@ def main(directory):
       leaves = jax.tree.leaves((state, history, rows))
       np.savez(pathlib.Path(directory) / f'{wrapper}.npz', *leaves)
   _collectives(p)
+  _agreement(p.process_index)
+  if shutil.which('ss'):
+    _listens_on_loopback()
   print('all done', p.process_index, flush=True)
 
 
