@@ -1,29 +1,34 @@
 """Saves and restores the train state; the only file that knows Orbax.
 
-Orbax's `CheckpointManager` (V0) is used, for it alone is stable and does all
-of: asynchronous saves, best and latest kept, atomic commit by rename.
+Orbax's `CheckpointManager` (V0): it alone is stable and does asynchronous
+saves, keeps best and latest, and commits by a rename.
 
 A checkpoint `<directory>/<step>/` holds `state` (arrays), `host` (JSON: what
-the caller gave, and the configuration) and `metrics`. A folder not yet renamed
-to its step is a save that was cut off: ignored, and removed at the next start.
+the caller gave, the configuration, and a hash of each array and of itself) and
+`metrics`. A folder not yet renamed to its step is a save that was cut off:
+ignored, and removed at the next start.
 """
 
 import functools
-import hashlib
-import json
 import logging
 import math
 import os
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sidrec import digest
+from sidrec import disk
 from sidrec import types
 
 TEMPORARY = '.orbax-checkpoint-tmp'
+
+# What `host` holds; older ones end before the hashes.
+_OLDER = {'host', 'config', 'fingerprint'}
+_RECORD = _OLDER | {'leaves', 'crc32'}
 
 _policies = ocp.checkpoint_managers
 
@@ -34,7 +39,9 @@ class Checkpointer:
   def __init__(self, directory: str, *, config: Mapping[str, Any] | None = None,
                keep_latest: int = 2, best_metric: str | None = None,
                best_mode: str = 'max', among: str | None = None,
-               read_only: bool = False):
+               read_only: bool = False,
+               complete: Callable[[dict[str, Any]], dict[str, Any]] | None
+               = None):
     """Open a directory of checkpoints, made if absent.
 
     Args:
@@ -47,6 +54,7 @@ class Checkpointer:
       among: a metric: only checkpoints of its largest value compete for the
         best; None = all do.
       read_only: only restore; touches nothing, so another process may train.
+      complete: what makes the configuration of an earlier version comparable.
 
     Raises:
       types.InputError: the directory cannot be made or read.
@@ -57,7 +65,8 @@ class Checkpointer:
       directory = os.path.abspath(directory)
     self._directory = directory
     logging.getLogger('absl').addFilter(_not_orbax_noise)
-    self._config = None if config is None else _plain(config)
+    self._config = None if config is None else digest.plain(config)
+    self._complete, self._saving = complete or (lambda x: x), None
     self._sign = 1 if best_mode == 'max' else -1
     self._worst = -self._sign * math.inf
     quality = self._quality = functools.partial(
@@ -80,10 +89,10 @@ class Checkpointer:
           directory, options=options,
           item_handlers={'state': ocp.StandardCheckpointHandler(),
                          'host': ocp.JsonCheckpointHandler()})
-    except OSError as error:
+    except Exception as error:  # pylint: disable=broad-except
       raise types.InputError(
-          f'{directory}: cannot hold checkpoints ({_one_line(error)}): choose '
-          'another --workdir') from error
+          f'{directory}: cannot hold checkpoints ({disk.reason(error)}): '
+          'choose another --workdir') from error
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -114,14 +123,18 @@ class Checkpointer:
     """
     if step in self.steps():
       return
-    record = {'host': _plain(host), 'config': self._config,
-              'fingerprint': fingerprint(self._config)}
+    record = {'host': digest.plain(host), 'config': self._config,
+              'fingerprint': digest.fingerprint(self._config)}
+    if jax.process_index() == 0:  # Which alone writes it.
+      record['leaves'] = digest.of_tree(state)
+      record['crc32'] = digest.of_record(record)
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(record))
-    # Not None, which draws a warning from Orbax.
+    # None would draw a warning from Orbax.
     metrics = {k: float(v) for k, v in (metrics or {}).items()}
-    with self._explain(step):
+    with self._explain():
       self._manager.wait_until_finished()
+      self._saving = step
       self._manager.save(step, args=items, metrics=metrics, force=True)
 
   def steps(self) -> list[int]:
@@ -137,30 +150,31 @@ class Checkpointer:
     if self._best_metric is None:
       return None
     self.wait()
-    value = {s: self._quality(self._manager.metrics(s)) for s in self.steps()}
+    value = {s: self._quality(self._metrics(s)) for s in self.steps()}
     value = {s: v for s, v in value.items() if v != self._worst}
     return max(value, key=lambda s: (self._sign * value[s], -s), default=None)
 
-  def chosen_step(self) -> int | None:
+  def chosen_step(self, abstract_state: types.PyTree | None = None
+                  ) -> int | None:
     """Give the step to serve, or None where there is no checkpoint.
 
     The newest one of a run that is over (its host value `finished` is true),
     else the best, else the newest.
+
+    Args:
+      abstract_state: as of `restore`; only to find out, should the newest be
+        damaged, which one before it is whole.
+
+    Raises:
+      types.InputError: the newest one, or metrics of one, cannot be read.
     """
     latest = self.latest_step()
-    if latest is None or self._host(latest)['host'].get('finished'):
+    if latest is None:
+      return None
+    if self._record(latest, abstract_state)['host'].get('finished'):
       return latest
     best = self.best_step()
     return latest if best is None else best
-
-  def _host(self, step):
-    try:
-      return self._manager.restore(
-          step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))['host']
-    except Exception as error:
-      raise types.InputError(
-          f'{self._directory}/{step}: damaged checkpoint ({_one_line(error)}): '
-          'remove it to go on from the one before') from error
 
   def restore(self, step: int, abstract_state: types.PyTree
               ) -> tuple[types.PyTree, dict[str, Any]]:
@@ -175,39 +189,125 @@ class Checkpointer:
       with `Parallel.place`), and what was given as `host`.
 
     Raises:
-      types.InputError: no such step, the checkpoint of another configuration,
-        or one that is damaged.
+      types.InputError: no such step, the checkpoint of another configuration
+        or model, one that is damaged (the message names a whole one before
+        it), or one that cannot be read for another reason.
     """
     self.wait()
-    where = f'{self._directory}/{step}'
+    where = self._where(step)
     if step not in self.steps():
       raise types.InputError(
           f'{where}: no such checkpoint; there are {self.steps()}')
-    record = self._host(step)
+    record = self._record(step, abstract_state)
     self._check_config(where, record)
+    try:
+      return self._read(step, record, abstract_state), record['host']
+    except types.InputError:
+      raise
+    except Exception as error:  # pylint: disable=broad-except
+      raise self._unreadable(step, error, abstract_state) from error
+
+  def _where(self, step):
+    return f'{self._directory}/{step}'
+
+  def _metrics(self, step):
+    try:
+      return self._manager.metrics(step)
+    except Exception as error:  # pylint: disable=broad-except
+      raise self._unreadable(step, error, None) from error
+
+  def _record(self, step, abstract_state):
+    try:
+      return self._read_record(step)
+    except Exception as error:  # pylint: disable=broad-except
+      raise self._unreadable(step, error, abstract_state) from error
+
+  def _read_record(self, step):
+    """What `host` holds, as it was written."""
+    record = self._manager.restore(
+        step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))['host']
+    keys = set(record) if isinstance(record, dict) else set()
+    if keys == _OLDER:
+      logging.getLogger('absl').warning(
+          '%s: of an earlier version, without hashes to compare with',
+          self._where(step))
+    elif keys != _RECORD:
+      raise _Damaged('what is in host/metadata is not what was written')
+    elif record['crc32'] != digest.of_record(record):
+      raise _Damaged('host/metadata has another hash than when it was written')
+    return record
+
+  def _read(self, step, record, abstract_state):
+    """The arrays, compared with their hashes."""
+    there, where = record.get('leaves'), self._where(step)
+    same = 'use the same config or choose another --workdir'
     # NumPy, so that the number of devices may change between the runs.
     target = jax.tree.map(
         lambda x: np.empty(np.shape(x), x.dtype), abstract_state)
+    wanted = digest.of_tree(target, with_crc=False)
+    other = None if there is None else digest.other_leaf(there, wanted)
+    if other:
+      raise types.InputError(
+          f'{where}: checkpoint of another model ({other}): {same}')
     try:
       state = self._manager.restore(step, args=ocp.args.Composite(
           state=ocp.args.StandardRestore(target)))['state']
-    except Exception as error:
-      raise types.InputError(
-          f'{where}: damaged checkpoint, or one of another model '
-          f'({_one_line(error)}): remove it or choose another --workdir'
-          ) from error
-    _check_shapes(where, state, target)
-    return state, record['host']
+    except Exception as error:  # pylint: disable=broad-except
+      if there is None and disk.cause(error) is None:
+        raise types.InputError(
+            f'{where}: cannot be decoded, or is of another model '
+            f'({disk.one_line(error)}): {same}') from error
+      raise
+    here = digest.of_tree(state)
+    # Orbax may cut or pad an array of another shape.
+    other = digest.other_leaf(here, wanted)
+    if other:
+      raise types.InputError(f'{where}: {other}: {same}')
+    changed = None if there is None else digest.changed_leaf(there, here)
+    if changed:
+      raise _Damaged(f'{changed} has another hash than when it was written')
+    return state
+
+  def _unreadable(self, step, error, abstract_state):
+    """What a failed read is called: damaged only where nothing else is."""
+    cause, where = disk.cause(error), self._where(step)
+    if isinstance(error, _Damaged):
+      what = f'damaged checkpoint: {error}'
+    elif cause is None:
+      what = f'damaged checkpoint: cannot be decoded ({disk.one_line(error)})'
+    elif cause == disk.MISSING:
+      what = f'not a whole checkpoint ({disk.one_line(error)})'
+    else:
+      return types.InputError(
+          f'{where}: cannot be read ({cause}): nothing says that it is not '
+          'whole; mend that and run the same command again')
+    return types.InputError(
+        f'{where}: {what}; {self._way_on(step, abstract_state)}')
+
+  def _way_on(self, step, abstract_state):
+    """Says which whole checkpoint there is before one that is not."""
+    steps = self.steps()
+    for before in reversed([x for x in steps if x < step]):
+      try:
+        record = self._read_record(before)
+        if abstract_state is not None:
+          self._read(before, record, abstract_state)
+      except Exception:  # pylint: disable=broad-except
+        continue
+      moved = ', '.join(str(x) for x in steps if x >= step)
+      return (f'{before} is whole: to go on from there move {moved} out of '
+              f'{self._directory} and run the training command again')
+    return 'none before it is whole: begin again in another --workdir'
 
   def wait(self) -> None:
     """Wait until the save under way is committed; raises as `save` does."""
-    with self._explain(None):
+    with self._explain():
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
   def close(self) -> None:
     """Wait, then free the threads; raises as `save` does."""
-    with self._explain(None):
+    with self._explain():
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
       self._manager.close()
@@ -215,16 +315,18 @@ class Checkpointer:
   def _check_config(self, where, record):
     if self._config is None or record['config'] is None:
       return
-    if record['fingerprint'] == fingerprint(self._config):
+    if record['fingerprint'] == digest.fingerprint(self._config):
       return
-    keys = _differences(record['config'], self._config)
+    keys = digest.differences(self._complete(record['config']), self._config)
+    if not keys:
+      return
     more = f' and {len(keys) - 5} more' if len(keys) > 5 else ''
     raise types.InputError(
         f'{where}: checkpoint of another config ({"; ".join(keys[:5])}{more}): '
-        'use the same config or choose another --workdir')
+        'use the same config and data, or choose another --workdir')
 
-  def _explain(self, step):
-    return _Explain(self, step)
+  def _explain(self):
+    return _Explain(self)
 
   def _abandon(self):
     """Close after an error elsewhere, which must not be hidden by ours."""
@@ -234,11 +336,15 @@ class Checkpointer:
       pass
 
 
+class _Damaged(Exception):
+  """What was read is not what was written."""
+
+
 class _Explain:
   """Turns a failed write into one line that names the last good checkpoint."""
 
-  def __init__(self, owner, step):
-    self._owner, self._step = owner, step
+  def __init__(self, owner):
+    self._owner = owner
 
   def __enter__(self):
     return self
@@ -256,10 +362,12 @@ class _Explain:
       good = owner.latest_step()
     except Exception:  # pylint: disable=broad-except
       good = None
+    what = {disk.LOST_PEER: '', disk.NO_MEMORY: 'free memory and '}.get(
+        disk.cause(error), 'make room there and ')
     raise types.InputError(
-        f'{owner._directory}: a checkpoint could not be written '
-        f'({_one_line(error)}); the last good one is of step {good}: free '
-        'space there and run the same command again') from error
+        f'{owner._where(owner._saving)}: a checkpoint could not be written '
+        f'({disk.reason(error)}); the last good one is of step {good}: {what}'
+        'run the same command again') from error
 
 
 def _quality(name, among, sign, metrics):
@@ -291,53 +399,3 @@ def _remove_unfinished(directory):
   if jax.process_index() == 0 and root.exists():
     for path in root.glob(f'*{TEMPORARY}*'):
       path.rmtree()
-
-
-def fingerprint(config: Any) -> str:
-  """Hash JSON values to 16 hexadecimal digits, whatever the order of keys."""
-  text = json.dumps(_plain(config), sort_keys=True)
-  return hashlib.sha256(text.encode('utf-8')).hexdigest()[:16]
-
-
-def _plain(value):
-  """The same values as JSON gives them back."""
-  def convert(leaf):
-    if isinstance(leaf, (np.generic, np.ndarray, jax.Array)):
-      return np.asarray(leaf).tolist()
-    if hasattr(leaf, 'items'):  # ConfigDict.
-      return dict(leaf.items())
-    raise TypeError(f'{leaf!r} of {type(leaf)} is not JSON')
-  return json.loads(json.dumps(value, default=convert))
-
-
-def _differences(old, new, prefix=''):
-  """Lines 'key: old value, now new value' for all that differs."""
-  if not (isinstance(old, dict) and isinstance(new, dict)):
-    return [] if old == new else [f'{prefix}: {old!r} there, {new!r} now']
-  missing = object()
-  lines = []
-  for key in sorted(set(old) | set(new)):
-    name = f'{prefix}.{key}' if prefix else key
-    before, after = old.get(key, missing), new.get(key, missing)
-    if before is missing or after is missing:
-      lines.append(f'{name}: only {"now" if before is missing else "there"}')
-    else:
-      lines += _differences(before, after, name)
-  return lines
-
-
-def _check_shapes(where, state, target):
-  """Orbax may cut or pad an array of another shape, so it is checked here."""
-  def check(path, got, expected):
-    if got.shape != expected.shape or got.dtype != expected.dtype:
-      raise types.InputError(
-          f'{where}: state{jax.tree_util.keystr(path)} is {got.dtype}'
-          f'{list(got.shape)} there and {expected.dtype}{list(expected.shape)} '
-          'now: use the same config or choose another --workdir')
-  jax.tree_util.tree_map_with_path(check, state, target)
-
-
-def _one_line(error):
-  """The first 200 characters of the message, on one line."""
-  text = ' '.join(str(error).split()) or type(error).__name__
-  return text if len(text) <= 200 else text[:200] + '...'

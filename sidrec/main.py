@@ -8,7 +8,7 @@
 import logging as std_logging
 import os
 import sys
-from typing import Callable
+from typing import Any, Callable, TextIO
 
 from absl import flags
 from absl import logging
@@ -86,6 +86,44 @@ def tune_xla() -> None:
     os.environ['XLA_FLAGS'] = f'{given} {flag}='.strip()
 
 
+class _Lasting:
+  """A stream that nobody may look at any more; the run goes on all the same."""
+
+  def __init__(self, stream: TextIO | None):
+    # None: the process was started without it.
+    self._stream = open(os.devnull, 'w') if stream is None else stream
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._stream, name)
+
+  def write(self, text: str) -> int:
+    """Writes what can still be seen."""
+    try:
+      return self._stream.write(text)
+    except OSError:  # A reader that is gone, a lost terminal.
+      self._mute()
+      return len(text)
+
+  def flush(self) -> None:
+    """Shows what was written."""
+    try:
+      self._stream.flush()
+    except OSError:
+      self._mute()
+
+  def _mute(self):
+    """What still waits in its buffers must not fail at the end once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, self._stream.fileno())
+    os.close(nowhere)
+
+
+def keep_output() -> None:
+  """Lets no write to standard output or error end the run."""
+  sys.stdout, sys.stderr = _Lasting(sys.stdout), _Lasting(sys.stderr)
+  logging.get_absl_handler().python_handler.setStream(sys.stderr)
+
+
 def run() -> None:
   """Parses flags, keeps compiled programs, and maps errors to exit codes."""
   tune_xla()
@@ -95,7 +133,8 @@ def run() -> None:
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.)
   logging.set_verbosity(logging.INFO)
-  logging.use_absl_handler()
+  logging.use_absl_handler()  # It looks for the streams that there are.
+  keep_output()
   handler = logging.get_absl_handler()
   handler.addFilter(
       lambda r: 'sidrec' in r.pathname or r.levelno >= std_logging.WARNING)
@@ -119,7 +158,9 @@ def run() -> None:
   except FloatingPointError as error:
     _fail(1, error)
   except train.Terminated as error:
-    _fail(143, error)
+    _fail(error.status, error)
+  except KeyboardInterrupt:
+    _fail(130, 'stopped by SIGINT')
 
 
 def _flag_message(error: BaseException) -> str:

@@ -3,15 +3,22 @@
 import json
 import math
 import os
+import socket
+import struct
 import sys
 import time
-from typing import Any, Mapping, Protocol, Sequence, TextIO
+from typing import Any, Callable, Mapping, Protocol, Sequence, TextIO
+import zlib
 
+from absl import logging
 from etils import epath
 import numpy as np
-import tensorboardX
+from tensorboardX import record_writer
+from tensorboardX.proto import event_pb2
+from tensorboardX.proto import summary_pb2
 import tqdm
 
+from sidrec import disk
 from sidrec import types
 
 
@@ -79,67 +86,55 @@ class MultiWriter:
 class JsonlWriter:
   """Writes one JSON object a line: step, split, then the numbers by name.
 
-  Each line is one `write` to a file opened for appending, so a killed process
-  leaves at most one broken line, the last, which the next start cuts off.
-  Bucket files cannot grow: there the whole file is written at each flush.
+  A killed process leaves at most one broken line, the last, which the next
+  start cuts off.
   """
 
-  def __init__(self, path: str, keep: int = 0):
+  def __init__(self, path: str, keep: int = 0, crc: int | None = None):
     """Open the file and drop what a resumed run will write again.
 
     Args:
       path: local path or bucket address; its folder is made if absent.
       keep: lines that were there when the restored checkpoint was written; 0 =
-        a fresh run, which starts with an empty file.
+        a fresh run, which starts with an empty file. Where there is no file
+        any more, a new one begins, and a warning says so.
+      crc: `crc` of then; None = not known.
 
     Raises:
-      types.InputError: the file cannot be written, or is not JSON lines.
+      types.InputError: the file cannot be written, or does not begin with
+        what it had then.
     """
-    self._path = epath.Path(path)
-    self._remote = '://' in path
+    self._path = path
     try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      old = self._path.read_text() if self._path.exists() else ''
-      self._text = _first_lines(path, old, keep)
-      self._num_lines = self._text.count('\n')
-      self._replace()
-      self._file = None if self._remote else os.open(
-          path, os.O_WRONLY | os.O_APPEND)
+      old = epath.Path(path)
+      if keep and not old.exists():
+        logging.warning('%s is gone: a new one begins, without the %d lines '
+                        'that it had', path, keep)
+        keep = 0
+      text = _first_lines(path, old.read_bytes(), keep, crc) if keep else b''
+      self._num_lines, self._crc = keep, zlib.crc32(text)
+      self._file = disk.Appender(path, text)
     except OSError as error:
-      raise types.InputError(f'{path}: cannot be written ({error})') from error
+      raise _unwritable(path, error) from error
 
   @property
   def num_lines(self) -> int:
     """Lines that the file has."""
     return self._num_lines
 
-  def _replace(self):
-    """Puts the kept text in place of the file, whole or not at all."""
-    if self._remote:
-      self._path.write_text(self._text)
-      return
-    temporary = self._path.with_name(self._path.name + '.tmp')
-    temporary.write_text(self._text)
-    temporary.replace(self._path)
-    self._text = ''
+  @property
+  def crc(self) -> int:
+    """CRC-32 of their bytes."""
+    return self._crc
 
   def scalars(self, step: int, split: str, values: types.Metrics) -> None:
     """Append one line; NaN and infinities are written as null."""
     record = {'step': int(step), 'split': split}
     record.update((name, _number(value)) for name, value in values.items())
-    line = json.dumps(record, allow_nan=False) + '\n'
+    line = (json.dumps(record, allow_nan=False) + '\n').encode()
+    _try(self._path, lambda: self._file.append(line))
     self._num_lines += 1
-    if self._remote:
-      self._text += line
-      return
-    data = line.encode('utf-8')
-    try:
-      if os.write(self._file, data) != len(data):
-        raise OSError('the disk is full')
-    except OSError as error:
-      raise types.InputError(
-          f'{self._path}: cannot be written ({error}): free space there and '
-          'run the same command again') from error
+    self._crc = zlib.crc32(line, self._crc)
 
   def message(self, line: str) -> None:
     """Ignore the line."""
@@ -147,42 +142,60 @@ class JsonlWriter:
 
   def flush(self) -> None:
     """Write a bucket file; local lines are in the file already."""
-    if self._remote:
-      self._path.write_text(self._text)
+    _try(self._path, self._file.flush)
 
   def close(self) -> None:
     """Flush and close the file; closing twice is fine."""
-    self.flush()
-    if self._file is not None:
-      os.close(self._file)
-      self._file = None
+    _try(self._path, self._file.close)
 
 
 class TensorBoardWriter:
-  """Writes event files for TensorBoard, `split/name` a curve."""
+  """Writes event files for TensorBoard, `split/name` a curve.
+
+  In this thread: the one of `tensorboardX.SummaryWriter` ends at the first
+  write that fails, and a full queue before it then halts the run.
+  """
 
   def __init__(self, directory: str, resume_step: int = 0):
-    """Open a new event file; curves after `resume_step` are hidden by it."""
-    # purge_step hides events of that step and later ones.
-    self._writer = tensorboardX.SummaryWriter(
-        directory, purge_step=resume_step + 1 if resume_step else None)
+    """Open a new event file; curves after `resume_step` are hidden by it.
+
+    Raises:
+      types.InputError: the file cannot be written, here and below.
+    """
+    now = time.time_ns()
+    self._path = os.path.join(
+        directory, f'events.out.tfevents.{now // 10**9}.'
+        f'{socket.gethostname()}.{now % 10**9}')
+    events = [event_pb2.Event(file_version='brain.Event:2')]
+    if resume_step:
+      # Hides events of that step and later ones.
+      events.append(event_pb2.Event(
+          step=resume_step + 1, session_log=event_pb2.SessionLog(
+              status=event_pb2.SessionLog.START)))
+    content = b''.join(map(_framed, events))
+    self._file = _try(
+        self._path, lambda: disk.Appender(self._path, content))
 
   def scalars(self, step: int, split: str, values: types.Metrics) -> None:
     """Add one point a curve."""
-    for name, value in values.items():
-      self._writer.add_scalar(f'{split}/{name}', float(value), int(step))
+    record = _framed(event_pb2.Event(
+        step=int(step), summary=summary_pb2.Summary(value=[
+            summary_pb2.Summary.Value(
+                tag=f'{split}/{name}', simple_value=float(value))
+            for name, value in values.items()])))
+    _try(self._path, lambda: self._file.append(record))
 
   def message(self, line: str) -> None:
     """Ignore the line."""
     del line
 
   def flush(self) -> None:
-    """Write what is buffered."""
-    self._writer.flush()
+    """Write a bucket file; local events are in the file already."""
+    _try(self._path, self._file.flush)
 
   def close(self) -> None:
     """Close the event file."""
-    self._writer.close()
+    _try(self._path, self._file.close)
 
 
 class ProgressBar:
@@ -274,19 +287,53 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
   return '\n'.join(line(x) for x in [list(columns), rule] + cells)
 
 
-def _first_lines(path, text, keep):
-  """The first `keep` whole lines, each a record."""
-  kept = text.splitlines(keepends=True)[:keep]
+def _try(path: str, action: Callable[[], Any]) -> Any:
+  """Does what may fail as writes to a file do."""
+  try:
+    return action()
+  except OSError as error:
+    raise _unwritable(path, error) from error
+
+
+def _unwritable(path: str, error: OSError) -> types.InputError:
+  return types.InputError(
+      f'{path}: cannot be written ({disk.reason(error)}): make room there and '
+      'run the same command again')
+
+
+def _framed(event: event_pb2.Event) -> bytes:
+  """An event as files of TensorBoard have it: length, crc, data, crc."""
+  event.wall_time = time.time()
+  data = event.SerializeToString()
+  length = struct.pack('<Q', len(data))
+  crc = lambda x: struct.pack('<I', record_writer.masked_crc32c(x))
+  return length + crc(length) + data + crc(data)
+
+
+def _first_lines(
+    path: str, content: bytes, keep: int, crc: int | None) -> bytes:
+  """The first `keep` lines, each a record; refuses what is not as it was."""
+  advice = ('choose another --workdir, or move the file elsewhere to go on '
+            'without its lines')
+  kept = content.splitlines(keepends=True)[:keep]
   for i, line in enumerate(kept):
     try:
-      whole = 'step' in json.loads(line) and line.endswith('\n')
-    except (ValueError, TypeError):
+      record = json.loads(line)
+      whole = isinstance(record, dict) and 'step' in record
+    except ValueError:
       whole = False
-    if not whole:
+    if not whole or not line.endswith(b'\n'):
       raise types.InputError(
-          f'{path}: row {i} is not a line of metrics: remove the file or '
-          'choose another --workdir')
-  return ''.join(kept)
+          f'{path}: row {i} is not a line of metrics: {advice}')
+  if len(kept) < keep:
+    raise types.InputError(
+        f'{path}: has {len(kept)} of the {keep} lines that were there '
+        f'when the checkpoint was written: {advice}')
+  if crc is not None and zlib.crc32(b''.join(kept)) != crc:
+    raise types.InputError(
+        f'{path}: damaged: its first {keep} lines are not those that '
+        f'were there when the checkpoint was written: {advice}')
+  return b''.join(kept)
 
 
 def _number(value):

@@ -1,7 +1,11 @@
-"""Writes files whole or not at all."""
+"""Writes and reads files of a workdir; what is wrong with one is one line."""
+
+import json
+from typing import Any
 
 from etils import epath
 
+from sidrec import disk
 from sidrec import types
 
 
@@ -11,12 +15,35 @@ def write(path: str, content: bytes) -> None:
   Raises:
     types.InputError: if it cannot be written (full disk, permissions).
   """
-  temporary = epath.Path(path + '.tmp')
   try:
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    disk.write(path, content)
   except OSError as error:
     raise types.InputError(
-        f'{path}: cannot be written ({error}): free space there or choose '
-        'another --workdir') from error
+        f'{path}: cannot be written ({disk.reason(error)}): make room there '
+        'or choose another --workdir') from error
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+  """Returns the object that a JSON file of a run holds; None without a file.
+
+  Raises:
+    types.InputError: if it cannot be read, or holds something else.
+  """
+  again = 'the command that made the run writes it again'
+  file = epath.Path(path)
+  try:
+    if not file.is_file():
+      return None
+    value = json.loads(file.read_bytes())
+  except OSError as error:
+    raise types.InputError(
+        f'{path}: cannot be read ({disk.reason(error)})') from error
+  except ValueError as error:  # Neither text nor JSON.
+    raise types.InputError(
+        f'{path}: damaged: not JSON ({disk.one_line(error)}); {again}'
+        ) from error
+  if not isinstance(value, dict):
+    raise types.InputError(
+        f'{path}: damaged: holds a {type(value).__name__}, not an object; '
+        f'{again}')
+  return value

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import json
 import os
 from typing import Any, Sequence
 
@@ -22,6 +21,7 @@ from sidrec.data import requests
 from sidrec.evaluate import evaluator as evaluator_lib
 from sidrec.evaluate import files
 from sidrec.evaluate import lists
+from sidrec.evaluate import run_identity
 from sidrec.methods import base
 
 
@@ -162,57 +162,82 @@ def write_codes(workdir: str, dataset: dataset_lib.Dataset,
   files.write(os.path.join(workdir, 'codes.npz'), content.getvalue())
 
 
-def load(workdir: str, config: ml_collections.ConfigDict | None = None
-         ) -> Loaded:
+def load(workdir: str, config: ml_collections.ConfigDict | None = None,
+         data_dir: str | None = None) -> Loaded:
   """Opens a run: what it chose at its end, or its best state so far.
 
   Args:
     workdir: of `sidrec.main`; of several seeds, the first.
     config: overrides what the run was evaluated with (`eval`, `parallel`);
       None takes the run's own configuration.
+    data_dir: folder of the run's data, where it is no longer where it was.
 
   Returns:
     The run: codes, config, metrics, and ready `retrieve` and `score`.
 
   Raises:
-    types.InputError: no finished run there, or one of another configuration.
+    types.InputError: no finished run there, one of another configuration or
+      of other data, or a damaged file.
   """
   path = os.path.join(workdir, 'config.json')
-  if not epath.Path(path).is_file():
-    raise types.InputError(f'{path}: no such file; train first')
-  saved = ml_collections.ConfigDict(json.loads(epath.Path(path).read_text()))
-  config = saved if config is None else config
-  try:
-    config_lib.check(config)
-    identity = config_lib.identity(config)
-  except (AttributeError, KeyError) as error:
-    raise types.InputError(
-        f'{path}: of another version of sidrec, which had other keys '
-        f'({str(error).splitlines()[0]}): train again') from error
+  config, own = _config(path, config), config is None
+  if data_dir is not None:
+    config.data.dir = data_dir
   seed, folder = config.seed, workdir
   if config.num_seeds > 1:
     folder = os.path.join(workdir, f'seed_{seed}')
-  dataset = data.load(config.data, config.data.seed)
+  try:
+    dataset = data.load(config.data, config.data.seed)
+  except types.InputError as error:
+    if not own or data_dir is not None:
+      raise
+    raise types.InputError(
+        f'{path}: the data of the run cannot be read ({error}): say where '
+        'they are by --config.data.dir=DIR or evaluate.load(workdir, '
+        'data_dir=DIR)') from error
   mapped = parallel.make(config.parallel.wrapper)
   method = methods.get(config.method).make(config, dataset)
   shapes = jax.eval_shape(
       functools.partial(base.init_state, method), np.uint32(seed),
       dataset.catalog)
-  checkpoints = os.path.join(folder, 'checkpoints')
-  if not epath.Path(checkpoints).is_dir():
-    raise types.InputError(f'{checkpoints}: no checkpoint; train first')
-  saver = checkpoint.Checkpointer(
-      checkpoints, read_only=True, best_metric='monitor', among='section',
-      config={**identity, 'seed': seed})
-  step = saver.chosen_step()
-  if step is None:
-    raise types.InputError(f'{folder}/checkpoints: no checkpoint; train first')
-  state, _ = saver.restore(step, shapes)
-  saver.close()
-  results = {}
-  path = epath.Path(workdir) / 'results.json'
-  if path.is_file():
-    results = json.loads(path.read_text())
+  state = _restore(os.path.join(folder, 'checkpoints'), config, dataset,
+                   {**run_identity.identity(config, dataset), 'seed': seed},
+                   shapes)
+  results = files.read_json(os.path.join(workdir, 'results.json')) or {}
   evaluator = evaluator_lib.Evaluator(
       method, dataset, mapped, config.eval)
   return Loaded(config, dataset, evaluator, mapped.place(state), results)
+
+
+def _config(path: str, config: ml_collections.ConfigDict | None
+            ) -> ml_collections.ConfigDict:
+  """Returns the configuration to open a run with, checked."""
+  saved = files.read_json(path)
+  if saved is None:
+    raise types.InputError(f'{path}: no such file; train first')
+  if config is None:
+    config = run_identity.complete(saved, path)
+  try:
+    config_lib.check(config)
+    config_lib.identity(config)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise types.InputError(
+        f'{path}: of another version of sidrec, which had other keys '
+        f'({str(error).splitlines()[0]}): train again') from error
+  return config
+
+
+def _restore(directory: str, config: ml_collections.ConfigDict,
+             dataset: dataset_lib.Dataset, identity: dict[str, Any],
+             shapes: types.TrainState) -> types.TrainState:
+  """Returns the state to serve, on the host."""
+  if not epath.Path(directory).is_dir():
+    raise types.InputError(f'{directory}: no checkpoint; train first')
+  with checkpoint.Checkpointer(
+      directory, read_only=True, best_metric='monitor', among='section',
+      config=identity, complete=lambda saved: run_identity.complete_identity(
+          saved, config, dataset)) as saver:
+    step = saver.chosen_step(shapes)
+    if step is None:
+      raise types.InputError(f'{directory}: no checkpoint; train first')
+    return saver.restore(step, shapes)[0]

@@ -16,12 +16,9 @@ from sidrec import types
 from sidrec.data import pipeline
 from sidrec.methods import base
 from sidrec.train import run as run_lib
+from sidrec.train import signals
 
 _SAVES = 4  # Checkpoints in a section that is not validated.
-
-
-class Terminated(Exception):
-  """SIGTERM came and a checkpoint is written."""
 
 
 def start(run: run_lib.Run) -> tuple[types.TrainState, int]:
@@ -48,7 +45,7 @@ def fit(run: run_lib.Run, state: types.TrainState) -> types.TrainState:
     The chosen state, placed.
 
   Raises:
-    Terminated: after SIGTERM, once a checkpoint is written.
+    signals.Terminated: a signal came, and a checkpoint is written.
     FloatingPointError: a metric that is not finite.
   """
   while run.cursor.section < len(run.sections):
@@ -66,9 +63,10 @@ def fit(run: run_lib.Run, state: types.TrainState) -> types.TrainState:
           break
         run.cursor = run.cursor.next_item(is_host=False)
     state = _end_section(run, section, state)
-    if run.mapped.any_true(run.signalled()):
+    number = run.signals.agreed()
+    if number:
       run.checkpointer.wait()
-      raise Terminated(f'stopped by SIGTERM at step {run.progress.steps}')
+      raise signals.Terminated(number, f'at step {run.progress.steps}')
   if run.checkpointer.latest_step() is None:
     _save(run, state)
   run.checkpointer.wait()
@@ -157,7 +155,7 @@ def _train(run: run_lib.Run, section: schedule.Section, item: schedule.Train,
       asks = (mapped.process_count == 1 or
               progress.steps % run.config.run.log_every == 0)
       # The end of a section is written by `_end_section` alone.
-      stop = asks and done < last and mapped.any_true(run.signalled())
+      stop = run.signals.agreed() if asks and done < last else 0
       if due or stop:
         jax.block_until_ready(state.clock)
         now = time.perf_counter()
@@ -171,7 +169,7 @@ def _train(run: run_lib.Run, section: schedule.Section, item: schedule.Train,
         _save(run, state)
         if stop:
           run.checkpointer.wait()
-          raise Terminated(f'stopped by SIGTERM at step {progress.steps}')
+          raise signals.Terminated(stop, f'at step {progress.steps}')
         began = compiled = time.perf_counter()
   jax.block_until_ready(state.clock)
   now = time.perf_counter()
@@ -251,7 +249,7 @@ def _save(run: run_lib.Run, state: types.TrainState,
   if run.cursor.best_event == run.cursor.event:
     metrics = _quality(run)
   run.writer.flush()
-  run.progress.lines = run.lines()
+  run.progress.lines, run.progress.lines_crc = run.lines()
   finished = run.cursor.section >= len(run.sections)
   run.checkpointer.save(
       run.cursor.event, run.mapped.to_global(state),

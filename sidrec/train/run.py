@@ -16,6 +16,7 @@ from sidrec import writers
 from sidrec.data import dataset as dataset_lib
 from sidrec.data import pipeline
 from sidrec.methods import base
+from sidrec.train import signals
 
 
 @dataclasses.dataclass
@@ -24,7 +25,8 @@ class Progress:
 
   cursor: how far the run has come. clock: steps of each program, on the host.
   steps: done in the whole run, those of states given up for better ones too.
-  lines: of metrics.jsonl.
+  lines, lines_crc: of metrics.jsonl, and CRC-32 of their bytes (None: not
+    known).
   chosen_steps: `steps` of the state that the run would report.
   seconds: wall-clock seconds of training so far.
   step_seconds, examples: of the steps alone, without compiling.
@@ -33,6 +35,7 @@ class Progress:
   clock: dict[str, int] = dataclasses.field(default_factory=dict)
   steps: int = 0
   lines: int = 0
+  lines_crc: int | None = None
   chosen_steps: int = 0
   seconds: float = 0.
   step_seconds: float = 0.
@@ -44,9 +47,23 @@ class Progress:
 
   @classmethod
   def from_json(cls, host: dict[str, Any]) -> 'Progress':
-    """Reads `to_json`, whatever stands beside it."""
-    fields = {f.name: host[f.name] for f in dataclasses.fields(cls)}
-    return cls(**{**fields, 'cursor': schedule.Cursor(**host['cursor'])})
+    """Reads `to_json`, whatever stands beside it.
+
+    Args:
+      host: what came later than its version of sidrec may be missing.
+
+    Raises:
+      types.InputError: it is of a version that is too old.
+    """
+    try:
+      return cls(**{
+          **{f.name: host[f.name] for f in dataclasses.fields(cls)
+             if f.name in host or f.name in ('cursor', 'clock', 'steps')},
+          'cursor': schedule.Cursor(**host['cursor'])})
+    except (KeyError, TypeError) as error:
+      raise types.InputError(
+          'the checkpoint is of another version of sidrec, which remembered '
+          f'other things ({error}): choose another --workdir') from error
 
 
 @dataclasses.dataclass
@@ -63,8 +80,8 @@ class Run:
   checkpointer: checkpoint.Checkpointer
   progress: Progress
   writer: writers.Writer
-  lines: Callable[[], int]  # Of metrics.jsonl now.
-  signalled: Callable[[], bool]
+  lines: Callable[[], tuple[int, int]]  # Of metrics.jsonl now, and CRC-32.
+  signals: signals.Signals
   # Compiled functions and what feeds them, made where first used.
   steps: dict[str, Any] = dataclasses.field(default_factory=dict)
   feeds: dict[str, pipeline.Pipeline] = dataclasses.field(default_factory=dict)

@@ -1,9 +1,11 @@
 """Keeps a trie in a file."""
 
-import os
+import zipfile
+import zlib
 
 import numpy as np
 
+from sidrec import disk
 from sidrec import types
 
 _FORMAT = 'sidrec-trie-1'
@@ -15,6 +17,9 @@ def save(path: str, t: types.Trie) -> None:
   Args:
     path: of the file.
     t: a trie with concrete arrays; a restriction is kept too.
+
+  Raises:
+    types.InputError: it cannot be written.
   """
   arrays = {'format': np.array(_FORMAT), 'items': np.asarray(t.items)}
   for level, (first, code) in enumerate(zip(t.first_child, t.code)):
@@ -22,10 +27,13 @@ def save(path: str, t: types.Trie) -> None:
     arrays[f'code_{level}'] = np.asarray(code)
     if t.allowed is not None:
       arrays[f'allowed_{level}'] = np.asarray(t.allowed[level])
-  partial = f'{path}.partial'
-  with open(partial, 'wb') as file:
-    np.savez(file, **arrays)
-  os.replace(partial, path)
+  try:
+    with disk.whole(path) as file:
+      np.savez(file, **arrays)
+  except OSError as error:
+    raise types.InputError(
+        f'{path}: cannot be written ({disk.reason(error)}): make room there'
+        ) from error
 
 
 def load(path: str) -> types.Trie:
@@ -35,18 +43,25 @@ def load(path: str) -> types.Trie:
     path: of the file.
 
   Raises:
-    InputError: no such file, or not a trie.
+    types.InputError: no such file, damaged, or not a trie.
   """
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError) as error:
-    raise types.InputError(f'{path}: cannot read a trie: {error}') from error
+  # What is no longer a zip file, or an array in it.
+  except (OSError, ValueError, EOFError, KeyError, NotImplementedError,
+          SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    raise types.InputError(
+        f'{path}: cannot read a trie: {disk.reason(error)}') from error
   if str(arrays.pop('format', '')) != _FORMAT:
     raise types.InputError(f'{path}: not a trie that trie.save wrote')
   levels = sum(name.startswith('code_') for name in arrays)
   pick = lambda name: tuple(arrays[f'{name}_{i}'] for i in range(levels))
-  return types.Trie(
-      first_child=pick('first_child'), code=pick('code'),
-      items=arrays['items'],
-      allowed=pick('allowed') if 'allowed_0' in arrays else None)
+  try:
+    return types.Trie(
+        first_child=pick('first_child'), code=pick('code'),
+        items=arrays['items'],
+        allowed=pick('allowed') if 'allowed_0' in arrays else None)
+  except KeyError as error:
+    raise types.InputError(
+        f'{path}: not a whole trie: {error.args[0]} is missing') from error
