@@ -15,7 +15,7 @@ PACKAGE = ROOT / 'sidrec'
 
 # Room (module or folder of the package) -> layer.
 LAYERS = dict(
-    types=0, digest=0, disk=0,
+    types=0, disk=0,
     config=1, rng=1, losses=1, metrics=1, trie=1, writers=1, schedule=1,
     data=2, tokenizers=2, models=2, decode=2, distill=2,
     methods=3,

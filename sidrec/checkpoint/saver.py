@@ -1,4 +1,4 @@
-"""Saves and restores the train state; the only file that knows Orbax.
+"""The checkpoints of a run; the only file that knows Orbax.
 
 Orbax's `CheckpointManager` (V0): it alone is stable and does asynchronous
 saves, keeps best and latest, and commits by a rename.
@@ -15,20 +15,19 @@ import math
 import os
 from typing import Any, Callable, Mapping
 
-from etils import epath
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sidrec import digest
 from sidrec import disk
 from sidrec import types
-
-TEMPORARY = '.orbax-checkpoint-tmp'
+from sidrec.checkpoint import digest
+from sidrec.checkpoint import folder
+from sidrec.checkpoint import noise
 
 # What `host` holds; older ones end before the hashes.
 _OLDER = {'host', 'config', 'fingerprint'}
-_RECORD = _OLDER | {'leaves', 'crc32'}
+_RECORD = _OLDER | {'metrics', 'leaves', 'crc32'}
 
 _policies = ocp.checkpoint_managers
 
@@ -64,7 +63,7 @@ class Checkpointer:
     if '://' not in directory:
       directory = os.path.abspath(directory)
     self._directory = directory
-    logging.getLogger('absl').addFilter(_not_orbax_noise)
+    noise.drop()
     self._config = None if config is None else digest.plain(config)
     self._complete, self._saving = complete or (lambda x: x), None
     self._sign = 1 if best_mode == 'max' else -1
@@ -84,15 +83,21 @@ class Checkpointer:
         read_only=read_only, create=not read_only)
     try:
       if not read_only:
-        _remove_unfinished(directory)
+        folder.remove_unfinished(directory)
       self._manager = ocp.CheckpointManager(
           directory, options=options,
           item_handlers={'state': ocp.StandardCheckpointHandler(),
                          'host': ocp.JsonCheckpointHandler()})
-    except Exception as error:  # pylint: disable=broad-except
+    except OSError as error:
       raise types.InputError(
           f'{directory}: cannot hold checkpoints ({disk.reason(error)}): '
           'choose another --workdir') from error
+    except Exception as error:  # pylint: disable=broad-except
+      raise types.InputError(
+          f'{folder.undecoded(directory)}: damaged checkpoint: cannot be decoded '
+          f'({disk.one_line(error)}): move it and all later ones out of '
+          f'{directory} and run the training command again, to go on from the '
+          'one before it') from error
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -123,15 +128,16 @@ class Checkpointer:
     """
     if step in self.steps():
       return
+    # None would draw a warning from Orbax.
+    metrics = {k: float(v) for k, v in (metrics or {}).items()}
     record = {'host': digest.plain(host), 'config': self._config,
-              'fingerprint': digest.fingerprint(self._config)}
+              'fingerprint': digest.fingerprint(self._config),
+              'metrics': metrics}
     if jax.process_index() == 0:  # Which alone writes it.
       record['leaves'] = digest.of_tree(state)
       record['crc32'] = digest.of_record(record)
     items = ocp.args.Composite(
         state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(record))
-    # None would draw a warning from Orbax.
-    metrics = {k: float(v) for k, v in (metrics or {}).items()}
     with self._explain():
       self._manager.wait_until_finished()
       self._saving = step
@@ -211,8 +217,13 @@ class Checkpointer:
     return f'{self._directory}/{step}'
 
   def _metrics(self, step):
+    """Of validation, as they were written."""
     try:
-      return self._manager.metrics(step)
+      found = self._manager.metrics(step)
+      wrote = self._read_record(step).get('metrics', found)
+      if digest.fingerprint(wrote or {}) != digest.fingerprint(found or {}):
+        raise _Damaged('metrics are not those that were written')
+      return found
     except Exception as error:  # pylint: disable=broad-except
       raise self._unreadable(step, error, None) from error
 
@@ -372,7 +383,7 @@ class _Explain:
 
 def _quality(name, among, sign, metrics):
   """The number that the best checkpoint has the most (sign 1) or least of."""
-  value = (metrics or {}).get(name)
+  value = metrics.get(name) if isinstance(metrics, dict) else None
   if value is None or math.isnan(value):
     return -sign * math.inf
   if among is None:
@@ -381,21 +392,3 @@ def _quality(name, among, sign, metrics):
     return -sign * math.inf
   # One number for both: the group, and within it the value as a share.
   return sign * metrics[among] + math.atan(value) / math.pi
-
-
-def _not_orbax_noise(record):
-  """Drops Orbax's progress and the tracebacks of errors it raises as well."""
-  if 'orbax' not in record.pathname:
-    return True
-  return record.levelno >= logging.WARNING and not record.exc_info
-
-
-def _remove_unfinished(directory):
-  """Removes saves that were cut off.
-
-  Orbax's own clean-up overlooks a folder killed before its marker was written.
-  """
-  root = epath.Path(directory)
-  if jax.process_index() == 0 and root.exists():
-    for path in root.glob(f'*{TEMPORARY}*'):
-      path.rmtree()
