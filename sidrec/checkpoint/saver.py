@@ -81,23 +81,7 @@ class Checkpointer:
         # Without it, metrics are not written.
         best_fn=None if best_metric is None else quality, best_mode=best_mode,
         read_only=read_only, create=not read_only)
-    try:
-      if not read_only:
-        folder.remove_unfinished(directory)
-      self._manager = ocp.CheckpointManager(
-          directory, options=options,
-          item_handlers={'state': ocp.StandardCheckpointHandler(),
-                         'host': ocp.JsonCheckpointHandler()})
-    except OSError as error:
-      raise types.InputError(
-          f'{directory}: cannot hold checkpoints ({disk.reason(error)}): '
-          'choose another --workdir') from error
-    except Exception as error:  # pylint: disable=broad-except
-      raise types.InputError(
-          f'{folder.undecoded(directory)}: damaged checkpoint: cannot be decoded '
-          f'({disk.one_line(error)}): move it and all later ones out of '
-          f'{directory} and run the training command again, to go on from the '
-          'one before it') from error
+    self._manager = _open(directory, options)
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -345,6 +329,27 @@ class Checkpointer:
       self._manager.close()
     except Exception:  # pylint: disable=broad-except
       pass
+
+
+def _open(directory, options):
+  """Orbax's manager, of a directory without saves that were cut off."""
+  try:
+    if not options.read_only:
+      folder.remove_unfinished(directory)
+    return ocp.CheckpointManager(
+        directory, options=options,
+        item_handlers={'state': ocp.StandardCheckpointHandler(),
+                       'host': ocp.JsonCheckpointHandler()})
+  except OSError as error:
+    raise types.InputError(
+        f'{directory}: cannot hold checkpoints ({disk.reason(error)}): choose '
+        'another --workdir') from error
+  except Exception as error:  # pylint: disable=broad-except
+    raise types.InputError(
+        f'{folder.undecoded(directory)}: damaged checkpoint: cannot be decoded '
+        f'({disk.one_line(error)}): move it and all later ones out of '
+        f'{directory} and run the training command again, to go on from the '
+        'one before it') from error
 
 
 class _Damaged(Exception):
