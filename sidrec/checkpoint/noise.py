@@ -7,6 +7,7 @@ import sys
 def drop() -> None:
   """Drops its progress, and tracebacks of errors that are raised as well."""
   logging.getLogger('absl').addFilter(_is_wanted)
+  logging.getLogger('asyncio').addFilter(_is_retrieved)
   if sys.unraisablehook is not _hook:
     _earlier.append(sys.unraisablehook)
     sys.unraisablehook = _hook
@@ -27,3 +28,8 @@ def _is_wanted(record: logging.LogRecord) -> bool:
   if 'orbax' not in record.pathname:
     return True
   return record.levelno >= logging.WARNING and not record.exc_info
+
+
+def _is_retrieved(record: logging.LogRecord) -> bool:
+  """Of several writes that fail, one is raised."""
+  return 'was never retrieved' not in record.getMessage()

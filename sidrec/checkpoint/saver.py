@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from sidrec import disk
 from sidrec import types
+from sidrec.checkpoint import choice
 from sidrec.checkpoint import digest
 from sidrec.checkpoint import folder
 from sidrec.checkpoint import noise
@@ -65,11 +66,12 @@ class Checkpointer:
     self._directory = directory
     noise.drop()
     self._config = None if config is None else digest.plain(config)
-    self._complete, self._saving = complete or (lambda x: x), None
+    self._complete = complete or (lambda x: x)
+    self._saving, self._is_open = None, False  # The last save, in the making.
     self._sign = 1 if best_mode == 'max' else -1
     self._worst = -self._sign * math.inf
     quality = self._quality = functools.partial(
-        _quality, best_metric, among, self._sign)
+        choice.quality, best_metric, among, self._sign)
     keep = [_policies.LatestN(keep_latest)]
     if best_metric is not None:
       keep.append(_policies.BestN(
@@ -124,7 +126,7 @@ class Checkpointer:
         state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(record))
     with self._explain():
       self._manager.wait_until_finished()
-      self._saving = step
+      self._saving, self._is_open = step, True
       self._manager.save(step, args=items, metrics=metrics, force=True)
 
   def steps(self) -> list[int]:
@@ -294,17 +296,22 @@ class Checkpointer:
               f'{self._directory} and run the training command again')
     return 'none before it is whole: begin again in another --workdir'
 
+  def check(self) -> None:
+    """Raises as `save` does if the last one has failed; does not wait."""
+    if self._is_open and not self._manager.is_saving_in_progress():
+      self.wait()
+
   def wait(self) -> None:
     """Wait until the save under way is committed; raises as `save` does."""
     with self._explain():
+      self._is_open = False
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
   def close(self) -> None:
     """Wait, then free the threads; raises as `save` does."""
+    self.wait()
     with self._explain():
-      self._manager.wait_until_finished()
-      self._manager.check_for_errors()
       self._manager.close()
 
   def _check_config(self, where, record):
@@ -371,29 +378,16 @@ class _Explain:
     if error is None or isinstance(error, types.InputError) or not isinstance(
         error, Exception):
       return
-    owner = self._owner
-    # pylint: disable=protected-access
+    owner = self._owner  # pylint: disable=protected-access
     try:
       owner._manager.reload()
       good = owner.latest_step()
     except Exception:  # pylint: disable=broad-except
       good = None
-    what = {disk.LOST_PEER: '', disk.NO_MEMORY: 'free memory and '}.get(
-        disk.cause(error), 'make room there and ')
+    what = 'make room there and ' * (disk.cause(error) != disk.LOST_PEER)
     raise types.InputError(
         f'{owner._where(owner._saving)}: a checkpoint could not be written '
-        f'({disk.reason(error)}); the last good one is of step {good}: {what}'
-        'run the same command again') from error
-
-
-def _quality(name, among, sign, metrics):
-  """The number that the best checkpoint has the most (sign 1) or least of."""
-  value = metrics.get(name) if isinstance(metrics, dict) else None
-  if value is None or math.isnan(value):
-    return -sign * math.inf
-  if among is None:
-    return float(value)
-  if among not in metrics:  # Of another version: never the best.
-    return -sign * math.inf
-  # One number for both: the group, and within it the value as a share.
-  return sign * metrics[among] + math.atan(value) / math.pi
+        f'({disk.reason(error)}); '
+        + ('there is none before it' if good is None else
+           f'the last good one is of step {good}')
+        + f': {what}run the same command again') from error

@@ -39,8 +39,8 @@ def hold(workdir: str) -> Iterator[None]:
         'or choose another --workdir') from error
   try:
     _check(path, is_ours=file is not None)
-    _write(path, file, {'host': socket.gethostname(), 'pid': os.getpid()})
     try:
+      _write(path, file, {'host': socket.gethostname(), 'pid': os.getpid()})
       yield
     finally:
       with contextlib.suppress(OSError):

@@ -146,6 +146,7 @@ def _train(run: run_lib.Run, section: schedule.Section, item: schedule.Train,
         compiled = time.perf_counter()
       else:
         progress.examples += rows
+      run.checkpointer.check()
       done = schedule.steps_done(section, run.cursor)
       due = done % every == 0 and done < last
       # Before a validation too: what is not finite must not reach it.
