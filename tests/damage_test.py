@@ -27,9 +27,9 @@ def _flip(path, place=None):
 
 
 def _deny(path):
-  if os.geteuid() == 0:
-    pytest.skip('root may read everything')
   path.chmod(0)
+  if os.access(path, os.R_OK):
+    pytest.skip('who runs the tests may read everything')
 
 
 DAMAGES = {

@@ -1,5 +1,6 @@
 """Whole runs of the trainer: files, equal seeds, stops and resumption."""
 
+import functools
 import itertools
 import json
 import os
@@ -98,8 +99,8 @@ def _fail(batch):
   raise RuntimeError('the power is off')
 
 
-def _terminate(batch):
-  os.kill(os.getpid(), signal.SIGTERM)
+def _send(number, batch):
+  os.kill(os.getpid(), number)
   return batch
 
 
@@ -118,11 +119,13 @@ def test_a_run_stopped_again_and_again_equals_one_that_was_not(
       run()
   # Before the codes are reassigned; at a validation. Host work counts as an
   # event: the tree, and the codes twice.
-  for done, more, event in ((6, 1, 8), (9, 3, 12)):
+  for done, more, event, number in (
+      (6, 1, 8, signal.SIGTERM), (9, 3, 12, signal.SIGHUP)):
     with monkeypatch.context() as patch:
-      _change(patch, more - 1, _terminate)
-      with pytest.raises(train.Terminated, match=f'step {done}'):
+      _change(patch, more - 1, functools.partial(_send, number))
+      with pytest.raises(train.Terminated, match=f'step {done}') as error:
         run()
+    assert error.value.status == 128 + number
     assert signal.getsignal(signal.SIGTERM) == handler
     assert (tmp_path / 'checkpoints' / str(event)).is_dir()
     assert not (tmp_path / 'results.json').exists()

@@ -70,6 +70,32 @@ def test_jsonl_fresh_run_starts_empty_and_bad_file_is_named(tmp_path):
     writers.JsonlWriter(str(tmp_path / 'file' / 'metrics.jsonl'))
 
 
+def test_jsonl_lines_that_are_not_as_they_were(tmp_path, caplog):
+  path = tmp_path / 'metrics.jsonl'
+  writer = writers.JsonlWriter(str(path))
+  _write(writer, 1, 4)
+  lines, crc = writer.num_lines, writer.crc
+  writer.close()
+  whole = path.read_bytes()
+  for content, message in (
+      (whole.replace(b'0.5', b'0.7'), 'damaged: its first 5 lines'),
+      (whole[:-30], 'row 4 is not a line'), (whole[:60], 'row 1 is not'),
+      (b'', 'has 0 of the 5 lines'), (b'\xff' + whole, 'row 0 is not'),
+      (b'[]\n' * 5, 'row 0 is not')):
+    path.write_bytes(content)
+    with pytest.raises(types.InputError, match=message) as error:
+      writers.JsonlWriter(str(path), lines, crc)
+    assert '\n' not in str(error.value)
+    assert path.read_bytes() == content
+  path.write_bytes(whole + b'{"step": 5, "spl')
+  again = writers.JsonlWriter(str(path), lines, crc)
+  assert (again.num_lines, again.crc) == (lines, crc)
+  assert path.read_bytes() == whole
+  path.unlink()
+  again = writers.JsonlWriter(str(path), lines, crc)
+  assert again.num_lines == 0 and 'is gone' in caplog.text
+
+
 def _events(directory):
   """Reads event files by their framing: length, crc, data, crc."""
   events = []
