@@ -155,15 +155,19 @@ def test_config_of_an_earlier_version_or_damaged(
 
 def _state(step):
   draw = np.random.default_rng(step)
-  return {'table': jnp.asarray(draw.normal(size=(64, 32)), jnp.float32),
+  return {'table': jnp.asarray(  # Random bits: they are not compressed.
+      draw.integers(0, 1 << 32, (128, 128), np.uint32)),
           'half': jnp.asarray(draw.normal(size=512), jnp.bfloat16),
           'codes': jnp.asarray(draw.integers(0, 256, (300, 3)), jnp.int32)}
 
 
-def _array_files(folder):
-  """Files of a checkpoint that hold arrays, largest first."""
-  return sorted((path for path in (folder / 'state' / 'd').rglob('*')
-                 if path.is_file()), key=lambda path: -path.stat().st_size)
+def _find(folder, array):
+  """The file of a checkpoint that has an array as it is, and where in it."""
+  begin = np.asarray(array).tobytes()[:64]
+  for path in sorted((folder / 'state').rglob('*')):
+    if path.is_file() and begin in path.read_bytes():
+      return path, path.read_bytes().index(begin)
+  raise AssertionError('no file has it')
 
 
 @pytest.mark.parametrize('count', [
@@ -172,12 +176,15 @@ def test_flipped_bits_in_arrays_are_noticed(tmp_path, count):
   with checkpoint.Checkpointer(str(tmp_path)) as saver:
     for step in (1, 2):
       saver.save(step, _state(step), {})
-  path, = _array_files(tmp_path / '2')[:1]
+  table = _state(2)['table']
+  path, place = _find(tmp_path / '2', table)
   whole, draw = path.read_bytes(), np.random.default_rng(count)
   with checkpoint.Checkpointer(str(tmp_path), read_only=True) as saver:
     for _ in range(count):
-      _flip(path, int(draw.integers(len(whole) * 8)))
-      with pytest.raises(types.InputError, match='/2: damaged') as error:
+      _flip(path, int(8 * place + draw.integers(table.nbytes * 8)))
+      with pytest.raises(types.InputError, match=(
+          r"/2: damaged checkpoint: state\['table'\] has another hash")
+                         ) as error:
         saver.restore(2, _state(0))
       assert '1 is whole: to go on from there move 2 out of' in str(error.value)
       assert '\n' not in str(error.value)

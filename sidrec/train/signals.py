@@ -83,4 +83,5 @@ class Signals:
     del frame
     self._number = self._number or number
     if self._where:
-      raise Terminated(self._number, self._where)
+      where, self._where = self._where, ''  # Once: its end is not cut short.
+      raise Terminated(self._number, where)
