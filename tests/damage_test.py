@@ -153,6 +153,22 @@ def test_config_of_an_earlier_version_or_damaged(
   assert '\n' not in str(error.value)
 
 
+def test_reads_on_while_a_run_replaces_checkpoints(
+    run, tmp_path, monkeypatch):
+  workdir, config, dataset = run
+  monkeypatch.setattr(data, 'load', lambda *_: dataset)
+  copy = tmp_path / 'w'
+  shutil.copytree(workdir, copy)
+  whole, places = checkpoint.Checkpointer.restore, iter(('3', '5'))
+  def restore(self, step, abstract_state):
+    for place in places:
+      (copy / 'checkpoints' / str(step)).rename(copy / 'checkpoints' / place)
+      break
+    return whole(self, step, abstract_state)
+  monkeypatch.setattr(checkpoint.Checkpointer, 'restore', restore)
+  assert _use('evaluate', copy, config) == _use('evaluate', workdir, config)
+
+
 def _state(step):
   draw = np.random.default_rng(step)
   return {'table': jnp.asarray(  # Random bits: they are not compressed.

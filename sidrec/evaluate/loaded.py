@@ -233,11 +233,18 @@ def _restore(directory: str, config: ml_collections.ConfigDict,
   """Returns the state to serve, on the host."""
   if not epath.Path(directory).is_dir():
     raise types.InputError(f'{directory}: no checkpoint; train first')
-  with checkpoint.Checkpointer(
-      directory, read_only=True, best_metric='monitor', among='section',
-      config=identity, complete=lambda saved: run_identity.complete_identity(
-          saved, config, dataset)) as saver:
-    step = saver.chosen_step(shapes)
-    if step is None:
-      raise types.InputError(f'{directory}: no checkpoint; train first')
-    return saver.restore(step, shapes)[0]
+  for last in (False, False, True):
+    with checkpoint.Checkpointer(
+        directory, read_only=True, best_metric='monitor', among='section',
+        config=identity, complete=lambda saved: run_identity.complete_identity(
+            saved, config, dataset)) as saver:
+      try:
+        step = saver.chosen_step(shapes)
+        if step is not None:
+          return saver.restore(step, shapes)[0]
+      except types.InputError:
+        # A run that trains may have put a newer one in its place.
+        if last or all(epath.Path(directory, str(x)).exists()
+                       for x in saver.steps()):
+          raise
+  raise types.InputError(f'{directory}: no checkpoint; train first')
