@@ -221,22 +221,26 @@ def _call(command: Sequence[str]) -> int:
   """Runs a command that ends when this process is told to.
 
   Returns:
-    Its status; 143 once told to, even if the command finished all the same.
+    Its status; 128 and the signal once told to (143 by SIGTERM), even if the
+    command finished all the same.
   """
   told = []
   child = subprocess.Popen(  # pylint: disable=consider-using-with
       command, stdout=subprocess.DEVNULL)
 
-  def end(*_):
-    told.append(True)
-    child.terminate()
+  def end(number, _):
+    told.append(number)
+    child.send_signal(number)
 
-  kept = signal.signal(signal.SIGTERM, end)
+  kept = {number: signal.signal(number, end) for number in (
+      signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+          if signal.getsignal(number) != signal.SIG_IGN}
   try:
     status = child.wait()
-    return 143 if told else status
+    return 128 + told[0] if told else status
   finally:
-    signal.signal(signal.SIGTERM, kept)
+    for number, handler in kept.items():
+      signal.signal(number, handler)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -107,11 +108,13 @@ def test_minutes_are_of_a_seed():
   assert '| minutes |' in compare.markdown({'one': got}, 'head', ['a'])
 
 
-@pytest.mark.parametrize('status', [143, 0])
-def test_a_terminated_comparison_ends_its_run(tmp_path, status):
+@pytest.mark.parametrize('number, status', [
+    (signal.SIGTERM, 143), (signal.SIGTERM, 0), (signal.SIGINT, 130),
+    (signal.SIGHUP, 129)])
+def test_a_terminated_comparison_ends_its_run(tmp_path, number, status):
   # Status 0: the run was at its end already.
   mark = tmp_path / 'mark'
-  child = (f"import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: "
+  child = (f"import signal, sys, time\nsignal.signal({int(number)}, lambda *_: "
            f"(open({str(mark)!r}, 'w').close(), sys.exit({status})))\n"
            f"print('ready', file=sys.stderr, flush=True)\ntime.sleep(60)")
   parent = ('import sys\nfrom sidrec import compare\n'
@@ -120,8 +123,8 @@ def test_a_terminated_comparison_ends_its_run(tmp_path, status):
       [sys.executable, '-c', parent], stderr=subprocess.PIPE, text=True,
       env=dict(os.environ, PYTHONPATH=str(tiny_run.ROOT))) as process:
     assert process.stderr.readline() == 'ready\n'
-    process.terminate()
-    assert process.wait(30) == 143
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
   assert mark.exists()
 
 
