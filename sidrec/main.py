@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     raise types.InputError(f'argument {argv[1]!r} is not known: flags begin '
                            'with --')
   for flag in (_CONFIG, _WORKDIR):
-    if not flag.value:
+    if flag.value in (None, ''):
       raise types.InputError(f'--{flag.name} is missing')
   config, workdir = _CONFIG.value, os.path.expanduser(_WORKDIR.value)
   parallel.initialize()
@@ -140,10 +140,12 @@ def run() -> None:
       lambda r: 'sidrec' in r.pathname or r.levelno >= std_logging.WARNING)
   handler.setFormatter(std_logging.Formatter('%(levelname).1s %(message)s'))
   try:
-    # The config file is Python and its overrides are typed by what it returns:
-    # whatever goes wrong in there is the configuration's fault.
     # The flag library types overrides by what it finds in `sys.argv`.
     sys.argv[1:] = config_lib.arguments(sys.argv[1:])
+    # It would tell of a file that cannot be read by a traceback.
+    for word in sys.argv[1:]:
+      if word.startswith('--config='):
+        config_lib.load_experiment(*word.partition('=')[2].split(':', 1))
     argv = flags.FLAGS(sys.argv)
   except Exception as error:  # pylint: disable=broad-except
     if {'--help', '-h', '--helpfull'} & set(sys.argv):
@@ -170,9 +172,6 @@ def _flag_message(error: BaseException) -> str:
   text = str(error.args[0]) if error.args else str(error)
   # Some errors carry the representation of another one's text.
   text = text.replace('\\n', ' ').replace("\\'", "'").strip('"')
-  if 'Traceback' in text:
-    text = [line for line in text.splitlines() if line.strip()][-1]
-    text = text.split('InputError: ')[-1]
   if not isinstance(error, (KeyError, AttributeError)):
     return text
   # "'stepz'", or where a key is near it: "'stepz' Did you mean \"steps\" ...".

@@ -4,6 +4,7 @@ import ml_collections
 import pytest
 
 from sidrec import config as config_lib
+from sidrec import evaluate
 from tests import config_reads
 from tests import tiny_run
 
@@ -66,6 +67,6 @@ def test_checking_and_writing_down_are_no_reading():
   assert _check_and_read(config) == (True, 2.)
   assert log.leaves == {'b.c'}
   whole, log = config_reads.record(tiny_run.config('letter'))
-  config_lib.check(whole)
+  evaluate.check(whole)
   assert config_lib.identity(whole)['codes']['collisions'] == 'sinkhorn'
   assert not log.leaves and not log.missing

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from sidrec import config as config_lib
+from sidrec import evaluate
 from sidrec import types
 from tests import config_reads
 from tests import tiny_run
@@ -82,7 +83,7 @@ def test_a_stage_is_typed_and_whole():
 def test_experiments_are_whole_and_pass_the_checks(name):
   for arg in (None, '', 'runlocal', 'seed=3,planted,runlocal', 'shop'):
     config = config_lib.load_experiment(name, arg)
-    config_lib.check(config)
+    evaluate.check(config)
     assert (config.label or config.method) == name
     assert config_lib.identity(config)['method'] == config.method
   assert config_lib.load_experiment(name, 'seed=3').seed == 3
@@ -255,7 +256,7 @@ def test_the_name_of_a_generator_brings_the_whole_of_it():
   config_lib.set_key(by_key, 'generator.name', 't5')
   assert 'row_items' not in by_key.train
   config = config_lib.load_experiment('rqkmeans', 'vectors.name=sasrec')
-  config_lib.check(config)
+  evaluate.check(config)
   assert config.vectors.train.row_items == 64
 
 
@@ -263,10 +264,10 @@ def test_a_name_without_what_it_brings_is_refused():
   config = config_lib.load_experiment('tiger')
   config.generator.name = 'decoder'
   assert 'config.generator.name=decoder: comes with' in _one_line(
-      config_lib.check, config)
+      evaluate.check, config)
   config = config_lib.load_experiment('tiger')
   config.vectors.name = 'sasrec'
-  assert 'config.vectors.model' in _one_line(config_lib.check, config)
+  assert 'config.vectors.model' in _one_line(evaluate.check, config)
 
 
 def test_widths_that_must_agree_are_one_number():
@@ -305,9 +306,9 @@ def test_widths_that_must_agree_are_one_number():
     ('sasrec', 'model.num_layers', 0), ('sasrec', 'train.row_items', 1)])
 def test_check_names_the_key(method, key, value):
   config = tiny_run.config(method)
-  config_lib.check(config)
+  evaluate.check(config)
   config_lib.set_key(config, key, value)
-  assert f'config.{key}=' in _one_line(config_lib.check, config)
+  assert f'config.{key}=' in _one_line(evaluate.check, config)
 
 
 def test_identity_is_what_is_learned_from():
@@ -333,8 +334,9 @@ def test_identity_is_what_is_learned_from():
 
 def test_experiments_by_name_and_by_path(tmp_path):
   path = tmp_path / 'mine.py'
-  path.write_text('def get_config(arg=None):\n  return f"got {arg}"\n')
-  assert config_lib.load_experiment(str(path), 'x') == 'got x'
+  path.write_text('import ml_collections\ndef get_config(arg=None):\n'
+                  '  return ml_collections.ConfigDict(dict(got=arg))\n')
+  assert config_lib.load_experiment(str(path), 'x').got == 'x'
   assert config_lib.find_experiment('tiger').endswith('tiger.py')
   for name in ('tigger', 'tigger.py', str(tmp_path)):
     message = _one_line(config_lib.load_experiment, name)

@@ -19,6 +19,7 @@ import jax
 
 from sidrec import config as config_lib
 from sidrec import data
+from sidrec import evaluate
 from sidrec import main as main_lib
 from sidrec import methods
 from sidrec import parallel
@@ -60,6 +61,7 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
   """
   name, _, words = name.partition(':')
   config = config_lib.load_experiment(name, words)
+  evaluate.check(config, jax.device_count())
   dataset = data.load(config.data, config.data.seed)
   method = methods.get(config.method).make(config, dataset)
   mapped = parallel.make(config.parallel.wrapper)

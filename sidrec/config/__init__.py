@@ -1,6 +1,7 @@
 """Configuration: shared values, the words after the colon, and checks."""
 
 from sidrec.config.checks import check
+from sidrec.config.checks import check_part
 from sidrec.config.checks import identity
 from sidrec.config.experiments import arguments
 from sidrec.config.experiments import find_experiment
@@ -9,10 +10,13 @@ from sidrec.config.experiments import names
 from sidrec.config.values import base_config
 from sidrec.config.values import FEW_USERS
 from sidrec.config.values import GENERATORS
+from sidrec.config.values import MAIN_STAGE
 from sidrec.config.values import next_item_config
 from sidrec.config.values import PLANTED
+from sidrec.config.values import RANGES
 from sidrec.config.values import RANKERS
 from sidrec.config.values import stage
+from sidrec.config.values import STAGE
 from sidrec.config.values import steps
 from sidrec.config.values import VECTORS
 from sidrec.config.words import apply
@@ -23,7 +27,8 @@ from sidrec.config.words import set_key
 from sidrec.config.words import set_keys
 
 __all__ = [
-    'FEW_USERS', 'GENERATORS', 'PLANTED', 'RANKERS', 'VECTORS', 'apply',
-    'arguments', 'base_config', 'check', 'data_root', 'data_sets',
-    'find_experiment', 'identity', 'load_experiment', 'names',
-    'next_item_config', 'read_words', 'set_key', 'set_keys', 'stage', 'steps']
+    'FEW_USERS', 'GENERATORS', 'MAIN_STAGE', 'PLANTED', 'RANGES', 'RANKERS',
+    'STAGE', 'VECTORS', 'apply', 'arguments', 'base_config', 'check',
+    'check_part', 'data_root', 'data_sets', 'find_experiment', 'identity',
+    'load_experiment', 'names', 'next_item_config', 'read_words', 'set_key',
+    'set_keys', 'stage', 'steps']

@@ -1,92 +1,162 @@
-"""Ranges of settings, and which of them a checkpoint must agree with."""
+"""Holds configurations against tables; what a checkpoint must agree with."""
 
-import math
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import ml_collections
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.config import values
 
-# Dotted key -> smallest value, of the methods that have it.
-_AT_LEAST: Mapping[str, float] = {
-    'num_seeds': 1, 'seed': 0, 'data.seed': 0, 'data.history_length': 1,
-    'data.history_vectors': 0, 'data.eval_negatives': 1, 'train.num_steps': 0,
-    'run.log_every': 1, 'run.prefetch': 1, 'eval.beam_size': 1,
-    'eval.batch_size': 1, 'eval.users_per_batch': 1, 'eval.valid_users': 0,
-    'eval.test_users': 0, 'eval.validations': 1, 'eval.every': 0,
-    'eval.patience': 0, 'checkpoint.keep': 1, 'codes.suffix_size': 1,
-    'codes.least_entropy': 0}
-# The same of any stage of training, and of any model.
-_STAGE: Mapping[str, float] = {
-    'num_steps': -1, 'batch_size': 1, 'learning_rate': 0, 'weight_decay': 0,
-    'warmup': 0, 'row_items': 2, 'negatives': 0, 'embedding_learning_rate': 0,
-    'embedding_weight_decay': 0, 'rank_negatives': 1, 'pair_weight': 0,
-    'pair_rows': 1, 'between_epochs': 0}
-_MODEL: Mapping[str, float] = {
-    'dim': 1, 'num_layers': 1, 'num_heads': 1, 'head_dim': 1, 'hidden': 1,
-    'dropout': 0, 'num_user_tokens': 0}
-_ONE_OF: Mapping[str, tuple[str, ...]] = {
-    'parallel.wrapper': ('pmap', 'shard_map', 'vmap'),
-    'data.cross': ('all', 'none'),
-    'data.history': ('auto', 'all', 'positive'),
-    'data.split': ('auto', 'temporal', 'leave_one_out'),
-    **{key: tuple(choices) for key, choices in values.CHOICES.items()}}
+_SHOWN = 60  # Characters of a value.
+_LISTED = 4  # Keys that are not there.
+_NONE = object()
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """Checks ranges before any data is read.
+def check(config: ml_collections.ConfigDict, table: ranges.Table,
+          num_devices: int = 1) -> None:
+  """Refuses a configuration that no run can be made of.
 
   Args:
     config: a whole configuration.
+    table: of everything that it may have.
+    num_devices: of all processes, which share the rows of each batch.
 
   Raises:
-    types.InputError: naming the first key that is out of range.
+    types.InputError: all at once in one line: what is out of range, what is
+      not there, and what is there but nothing reads.
   """
-  _check_tree(config, '')
-  if config.seed + config.num_seeds > 1 << 32:
-    raise types.InputError(
-        f'config.seed={config.seed}: must be below {1 << 32} for all seeds')
-  _check_choices(config)
+  whole = config.to_dict()
+  rows, brought_by = _rows(whole, table)
+  found = _problems(whole, rows, brought_by)
+  names = {key: row.brings for key, row in rows.items() if row.brings}
+  # What an unknown name would have read is not known.
+  if all(_get(whole, key) in tuple(own) for key, own in names.items()):
+    found += [f'config.{key}={_shown(value)}: nothing reads it; take it away, '
+              'or declare its range where it is read'
+              for key, value in _leaves(whole, rows)]
+  _refuse(found or _disagreements(whole, rows, num_devices))
 
 
-def _check_tree(node: ml_collections.ConfigDict, name: str) -> None:
-  """Checks the leaves of a sub-tree by its dotted name."""
-  rules = {}
-  if 'length' in node:
-    rules = _STAGE
-    values.read_length(node.length, name)
-    if not node.clip > 0:
-      raise types.InputError(
-          f'config.{name}.clip={node.clip}: must be above 0')
-  elif name.split('.')[-1] in ('model', 'generator'):
-    rules = _MODEL
-  for leaf, value in node.items():
-    key = f'{name}.{leaf}' if name else leaf
-    if isinstance(value, ml_collections.ConfigDict):
-      _check_tree(value, key)
+def check_part(config: Any, table: ranges.Table, prefix: str) -> None:
+  """Refuses settings of a sub-tree that its table does not allow.
+
+  Args:
+    config: the sub-tree; what the table has not is left alone.
+    table: of it.
+    prefix: what the configuration calls it, such as 'collaborative.model'.
+
+  Raises:
+    types.InputError: all at once in one line: what is out of range, and what
+      is not there.
+  """
+  whole = config.to_dict()
+  for name in reversed(prefix.split('.')):
+    whole, table = {name: whole}, {name: table}
+  rows, brought_by = _rows(whole, table)
+  _refuse(_problems(whole, rows, brought_by)
+          or _disagreements(whole, rows, num_devices=1))
+
+
+def _refuse(found: list[str]) -> None:
+  if found:
+    raise types.InputError('; '.join(found))
+
+
+def _rows(whole: Mapping[str, Any], table: ranges.Table
+          ) -> tuple[dict[str, ranges.Range], dict[str, str]]:
+  """Returns dotted key -> range, and -> the choice that brought it, if any."""
+  rows, brought_by, todo = {}, {}, [('', '', table)]
+  while todo:
+    by, prefix, part = todo.pop(0)
+    for name, row in part.items():
+      key = f'{prefix}{name}'
+      if not isinstance(row, ranges.Range):
+        todo.append((by, f'{key}.', row))
+        continue
+      rows[key] = row
+      if by:
+        brought_by[key] = by
+      value = _get(whole, key)
+      if isinstance(value, str) and value in row.brings:
+        todo.append((key, '', row.brings[value]))
+  return rows, brought_by
+
+
+def _problems(whole: Mapping[str, Any], rows: Mapping[str, ranges.Range],
+              brought_by: Mapping[str, str]) -> list[str]:
+  """Lists values out of their ranges, and what is not there."""
+  found, missing = [], {}
+  for key, row in rows.items():
+    value = _get(whole, key)
+    if value is _NONE:
+      # The whole of a sub-tree, where there is none of it.
+      parts = key.split('.')
+      first = next(i for i in range(1, len(parts) + 1) if _get(
+          whole, '.'.join(parts[:i])) is _NONE)
+      by = brought_by.get(key, '.'.join([*parts[:-1], 'name']))
+      missing.setdefault(by if isinstance(_get(whole, by), str) else '', {})[
+          f'config.{".".join(parts[:first])}'] = None
+    elif not row.holds(value):
+      found.append(f'config.{key}={_shown(value)}: {row.says}')
+  for by, keys in missing.items():
+    listed = ', '.join([*list(keys)[:_LISTED],
+                        *['...'] * (len(keys) > _LISTED)])
+    if not by:
+      found.append(f'{listed}: not there; begin with base_config()')
       continue
-    low = rules.get(leaf, _AT_LEAST.get(key))
-    if low is not None and not low <= value < math.inf:
-      raise types.InputError(
-          f'config.{key}={value}: must be at least {low}')
-    if key in _ONE_OF and value not in _ONE_OF[key]:
-      raise types.InputError(
-          f'config.{key}={value}: one of {", ".join(_ONE_OF[key])}')
+    name = _get(whole, by)
+    advice = (f'put {by}={name} behind the colon of --config'
+              if by in values.CHOICES else
+              'begin with the experiment that has it')
+    found.append(f'config.{by}={name}: comes with {listed}, which is not '
+                 f'there; {advice}')
+  return found
 
 
-def _check_choices(config: ml_collections.ConfigDict) -> None:
-  """Refuses a name that was set without what it brings with it."""
-  for key, choices in values.CHOICES.items():
-    group, leaf = key.split('.')
-    for tree, own in (
-        choices[config[group][leaf]]() if group in config else {}).items():
-      missing = set(own) - set(config[tree])
-      if missing:
-        raise types.InputError(
-            f'config.{key}={config[group][leaf]}: comes with '
-            f'config.{tree}.{min(missing)}, which is not there; put {key}='
-            f'{config[group][leaf]} behind the colon of --config')
+def _disagreements(whole: Mapping[str, Any], rows: Mapping[str, ranges.Range],
+                   num_devices: int) -> list[str]:
+  """Lists values that do not go with others, all of them being in range."""
+  found = []
+  for key, row in rows.items():
+    value, own = _get(whole, key), _get(whole, key.rpartition('.')[0])
+    if row.fits is not None and not row.fits(own, whole):
+      found.append(f'config.{key}={_shown(value)}: {row.says}')
+    # Without steps no batch is made.
+    if (row.is_batch and value % num_devices
+        and _get(whole, 'train.num_steps') != 0):
+      found.append(f'config.{key}={value}: {row.says}, and a multiple of '
+                   f'{num_devices}, the number of devices')
+  return found
+
+
+def _get(whole: Mapping[str, Any], key: str) -> Any:
+  """Returns what a dotted key has, '' being the whole, or `_NONE`."""
+  for name in key.split('.') if key else ():
+    if not isinstance(whole, Mapping) or name not in whole:
+      return _NONE
+    whole = whole[name]
+  return whole
+
+
+def _leaves(tree: Mapping[str, Any], rows: Mapping[str, ranges.Range],
+            prefix: str = '') -> Iterator[tuple[str, Any]]:
+  """Yields dotted keys and values of the leaves that have no range."""
+  for name, value in tree.items():
+    key = f'{prefix}{name}'
+    if key in rows:
+      continue
+    if isinstance(value, Mapping):
+      yield from _leaves(value, rows, f'{key}.')
+    else:
+      yield key, value
+
+
+def _shown(value: Any) -> str:
+  """Returns a value as messages show it."""
+  is_huge = isinstance(value, int) and value.bit_length() > 999
+  text = f'2**{value.bit_length()}' if is_huge else repr(value)
+  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
 
 
 def identity(config: ml_collections.ConfigDict) -> dict[str, Any]:

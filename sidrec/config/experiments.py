@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import traceback
 from typing import Sequence
 
 import ml_collections
@@ -53,16 +54,42 @@ def load_experiment(name: str, arg: str | None = None
     arg: the words after the colon.
 
   Raises:
-    types.InputError: no such experiment, or an unknown word.
+    types.InputError: no such experiment, an unknown word, or a file that is
+      not Python, fails, or gives no configuration: with its line.
   """
-  path = find_experiment(name)
+  path = os.path.abspath(find_experiment(name))
   spec = importlib.util.spec_from_file_location(
       f'experiment_{os.path.splitext(os.path.basename(path))[0]}', path)
   if spec is None:
-    raise types.InputError(f'--config={name}: not a Python file')
+    raise types.InputError(
+        f'--config={name}: not a Python file, whose name ends with .py')
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config(arg)
+  try:
+    spec.loader.exec_module(module)
+    # Without words without an argument, as the flag library calls it.
+    config = module.get_config(*[arg] * (arg is not None))
+  except types.InputError:
+    raise
+  except (Exception, SystemExit) as error:  # Whatever Python can raise.
+    # A syntax error's own text says the line again.
+    text = ' '.join(str(getattr(error, 'msg', error)).split())
+    raise types.InputError(
+        f'{path}{_line(path, error)}: {type(error).__name__}: {text}'
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise types.InputError(
+        f'{path}: get_config returned {type(config).__name__}: it must return '
+        'a ConfigDict of ml_collections, see base_config')
+  return config
+
+
+def _line(path: str, error: BaseException) -> str:
+  """Returns ', line N' where an error came out of a line of a file."""
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+           if frame.filename == path]
+  if isinstance(error, SyntaxError) and error.filename == path:
+    lines.append(error.lineno)
+  return f', line {lines[-1]}' if any(lines) else ''
 
 
 def arguments(argv: Sequence[str]) -> list[str]:

@@ -1,13 +1,12 @@
 """Values that configurations are made of: what comparisons hold fixed."""
 
-import fractions
 import math
-import re
 from typing import Any, Callable, Mapping
 
 import ml_collections
 
 from sidrec import types
+from sidrec.config import ranges
 
 PLANTED = 'planted'  # The data set that is generated on the spot.
 
@@ -66,6 +65,58 @@ def base_config() -> ml_collections.ConfigDict:
   return config
 
 
+# Ranges of `base_config`; those of methods stand with what reads them.
+RANGES: ranges.Table = {
+    'label': ranges.TEXT,
+    'seed': ranges.SEED,
+    'num_seeds': ranges.whole(1, 1 << 16).that(
+        'the last seed below 4294967296',
+        lambda own, _: own['seed'] + own['num_seeds'] <= 1 << 32),
+    'data': {
+        'name': ranges.NAME, 'dir': ranges.TEXT, 'root': ranges.TEXT,
+        'seed': ranges.SEED,
+        'history_length': ranges.whole(1, 1 << 14),
+        'history': ranges.choice('auto', 'all', 'positive'),
+        'text_encoder': ranges.TEXT,
+        'history_vectors': ranges.whole(0, 1 << 12),
+        'cross': ranges.choice('all', 'none'),
+        'item_stats': ranges.FLAG,
+        'split': ranges.choice('auto', 'temporal', 'leave_one_out'),
+        'eval_negatives': ranges.whole(1, 1 << 12),
+        'planted': {
+            'num_users': ranges.whole(2, 1 << 24),
+            'num_items': ranges.whole(10, 1 << 24),
+            'events_per_user': ranges.number(10, 1e4).that(
+                'of all users at most 2e9 events',
+                lambda own, _: own['events_per_user'] * own[
+                    'num_users'] <= 2e9),
+            'num_top_categories': ranges.whole(2, 1 << 16),
+            'leaves_per_category': ranges.whole(1, 1 << 16),
+            'num_brands': ranges.whole(1, 1 << 24),
+            'latent_dim': ranges.whole(1, 1 << 12),
+            'days': ranges.whole(3, 10000).that(
+                'more than valid_days and test_days together',
+                lambda own, _: own['days'] > own['valid_days'] + own[
+                    'test_days']),
+            'valid_days': ranges.whole(1, 10000),
+            'test_days': ranges.whole(1, 10000),
+            'u2i_strength': ranges.WEIGHT, 'repeat_rate': ranges.SHARE,
+            'noise': ranges.number(1e-3), 'static_noise': ranges.SHARE,
+            'popularity_exponent': ranges.WEIGHT,
+            'position_effect': ranges.WEIGHT}},
+    'run': {'log_every': ranges.whole(1, ranges.MOST_STEPS),
+            'prefetch': ranges.whole(1, 1 << 10)},
+    'eval': {
+        'beam_size': ranges.whole(1, 1 << 16),
+        'batch_size': ranges.ROWS, 'users_per_batch': ranges.ROWS,
+        'valid_users': ranges.COUNT, 'test_users': ranges.COUNT,
+        'remove_seen': ranges.FLAG,
+        'validations': ranges.whole(1, ranges.MOST_STEPS),
+        'every': ranges.STEPS, 'patience': ranges.COUNT},
+    'checkpoint': {'keep': ranges.whole(1, 1 << 10)},
+    'parallel': {'wrapper': ranges.choice('pmap', 'shard_map', 'vmap')}}
+
+
 def next_item_config() -> ml_collections.ConfigDict:
   """Returns the base of next-item models: histories of 20, NDCG@10."""
   config = base_config()
@@ -100,25 +151,13 @@ def stage(
       **more))
 
 
-_LENGTH = re.compile(r'\s*(\d+\.?\d*|\.\d+)\s*(steps?|epochs?)\s*')
-
-
-def read_length(text: str, key: str) -> tuple[fractions.Fraction, str]:
-  """Returns number and unit ('step' or 'epoch') of a stage's length.
-
-  Args:
-    text: for instance '2.5 epochs'.
-    key: dotted name of the stage, for the message.
-
-  Raises:
-    types.InputError: it does not parse.
-  """
-  match = _LENGTH.fullmatch(text)
-  if not match:
-    raise types.InputError(
-        f'config.{key}.length={text!r}: a number and its unit, as in '
-        "'1000 steps' or '2.5 epochs'")
-  return fractions.Fraction(match[1]), match[2].rstrip('s')
+# Ranges of a stage, and of the main one.
+STAGE: ranges.Table = {
+    'length': ranges.LENGTH, 'batch_size': ranges.BATCH,
+    'learning_rate': ranges.WEIGHT, 'weight_decay': ranges.WEIGHT,
+    'warmup': ranges.STEPS, 'clip': ranges.POSITIVE}
+MAIN_STAGE: ranges.Table = {
+    **STAGE, 'num_steps': ranges.whole(-1, ranges.MOST_STEPS)}
 
 
 def steps(
@@ -131,13 +170,18 @@ def steps(
     key: dotted name of the stage, for messages.
 
   Raises:
-    types.InputError: a length that does not parse.
+    types.InputError: a length that does not parse, or of too many steps.
   """
   if 'num_steps' in settings and settings.num_steps >= 0:
     return settings.num_steps
-  number, unit = read_length(settings.length, key)
-  if unit == 'epoch':
-    number = number * rows / settings.batch_size
+  found = ranges.read_length(settings.length)
+  if found is not None:
+    number, unit = found
+    if unit == 'epoch':
+      number = number * rows / settings.batch_size
+  if found is None or number > ranges.MOST_STEPS:
+    raise types.InputError(
+        f'config.{key}.length={settings.length!r}: {ranges.LENGTH.says}')
   return math.ceil(number)
 
 

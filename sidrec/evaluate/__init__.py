@@ -12,9 +12,12 @@ from sidrec.evaluate.protocol import describe_run
 from sidrec.evaluate.run_identity import complete_identity
 from sidrec.evaluate.run_identity import identity
 from sidrec.evaluate.run_identity import movable
+from sidrec.evaluate.selection import check as check_monitor
 from sidrec.evaluate.selection import line
 from sidrec.evaluate.selection import monitor
+from sidrec.evaluate.settings import check
 
-__all__ = ['Evaluator', 'Loaded', 'Rows', 'complete_identity', 'describe_run',
-           'identity', 'line', 'load', 'monitor', 'movable', 'read_json',
-           'write_codes', 'write_file', 'write_rows']
+__all__ = ['Evaluator', 'Loaded', 'Rows', 'check', 'check_monitor',
+           'complete_identity', 'describe_run', 'identity', 'line', 'load',
+           'monitor', 'movable', 'read_json', 'write_codes', 'write_file',
+           'write_rows']

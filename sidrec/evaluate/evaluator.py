@@ -21,9 +21,8 @@ from sidrec.evaluate import feed
 from sidrec.evaluate import lists
 from sidrec.evaluate import oracle
 from sidrec.evaluate import outcomes
+from sidrec.evaluate import selection
 from sidrec.methods import base
-
-_NAMES = [f'{kind}@{k}' for k in metrics.KS for kind in ('recall', 'ndcg')]
 
 
 class Evaluator:
@@ -196,10 +195,10 @@ class Evaluator:
       found.append(self._judge(state, batch, part, beams))
     paths = ('retrieval', 'unified') if self.can_score else ('retrieval',)
     rows = self._mapped.allgather_rows(np.concatenate(found) if found else (
-        np.zeros((0, len(paths) * (len(_NAMES) + 1)))))
+        np.zeros((0, len(paths) * (len(selection.LISTS) + 1)))))
     rows = dict(zip(paths, np.split(rows, len(paths), 1)))
     out = {f'{path}/{name}': float(mean) for path, x in rows.items()
-           for name, mean in zip(_NAMES, x[:, 1:].mean(0))}
+           for name, mean in zip(selection.LISTS, x[:, 1:].mean(0))}
     if dataset.truth is not None:
       out.update(oracle.retrieval(dataset, events, remove))
     # The first call compiles.
@@ -221,7 +220,8 @@ class Evaluator:
       beams: [B, W] whole lists.
 
     Returns:
-      [n, M] float64: place, then `_NAMES`; of both paths where there are two.
+      [n, M] float64: place, then `selection.LISTS`; of both paths where there
+      are two.
     """
     target = self._dataset.event_item[part]
 
@@ -231,7 +231,7 @@ class Evaluator:
           found.item, found.mask, target, scores=found.score,
           limit=self._beam)
       return [metrics.places(found.item, found.mask, target, self._beam),
-              *(values[name] for name in _NAMES)]
+              *(values[name] for name in selection.LISTS)]
 
     out = columns(beams)
     if self.can_score:

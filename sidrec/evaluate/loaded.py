@@ -22,6 +22,7 @@ from sidrec.evaluate import evaluator as evaluator_lib
 from sidrec.evaluate import files
 from sidrec.evaluate import lists
 from sidrec.evaluate import run_identity
+from sidrec.evaluate import settings
 from sidrec.methods import base
 
 
@@ -215,11 +216,18 @@ def _config(path: str, config: ml_collections.ConfigDict | None
   saved = files.read_json(path)
   if saved is None:
     raise types.InputError(f'{path}: no such file; train first')
-  if config is None:
+  own = config is None
+  if own:
     config = run_identity.complete(saved, path)
   try:
-    config_lib.check(config)
+    settings.check(config)
     config_lib.identity(config)
+  except types.InputError as error:
+    if own:
+      raise types.InputError(
+          f'{path}: {error}; if it is of another version, train again'
+      ) from error
+    raise
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise types.InputError(
         f'{path}: of another version of sidrec, which had other keys '

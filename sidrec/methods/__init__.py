@@ -5,6 +5,7 @@ import pkgutil
 from types import ModuleType
 
 from sidrec import types
+from sidrec.config import ranges
 
 
 def names() -> list[str]:
@@ -15,6 +16,11 @@ def names() -> list[str]:
 
 def _load(name: str) -> ModuleType:
   return importlib.import_module(f'{__name__}.{name}')
+
+
+def tables() -> dict[str, ranges.Table]:
+  """Returns what the settings of each method may be, beside the shared ones."""
+  return {name: _load(name).RANGES for name in names()}
 
 
 def get(name: str) -> ModuleType:

@@ -19,10 +19,12 @@ import ml_collections
 import numpy as np
 import optax
 
+from sidrec import decode
 from sidrec import rng
 from sidrec import schedule
 from sidrec import tokenizers
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import dig_losses
@@ -31,8 +33,30 @@ from sidrec.methods import ranking
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
 
-_CHOICES = (('leaf', ('item', 'code')), ('rank_item', ('both', 'e_v')),
-            ('u2t_target', ('own', 'bucket')))
+_SIZE = tokenizers.table('dig')['codebook_size']
+RANGES: ranges.Table = {
+    'model': ranker.RANGES,
+    'train': {
+        **ranking.RANGES['train'],
+        'retrieval_batch_size': ranges.BATCH,
+        'retrieval_negatives': ranges.whole(1, 1 << 12),
+        'retrieval_seen_negatives': ranges.whole(0, 1 << 12)},
+    'tokenizer': {
+        **tokenizers.table('dig'), 'name': ranges.choice('dig'),
+        'codebook_size': ranges.either(ranges.whole(0, 0), _SIZE).that(
+            '0 for the default', lambda own, whole: not own[
+                'codebook_size'] or _SIZE.fits(own, whole))},
+    'loss': {
+        **dict.fromkeys(('rank', 'recall', 'code', 'recon', 'u2t', 'sigma',
+                         'address_scale', 'leaf_scale'), ranges.WEIGHT),
+        **dict.fromkeys(('warmup', 'freeze', 'sigma_until', 'p_mix',
+                         'p_mix_ramp'), ranges.SHARE),
+        'reassign_every': ranges.STEPS,
+        'rank_item': ranges.choice('both', 'e_v'),
+        'leaf': ranges.choice('item', 'code'),
+        'u2t_target': ranges.choice('own', 'bucket'),
+        'match': ranges.FLAG, 'stop_h': ranges.FLAG},
+    'eval': {'score': ranges.choice(*decode.SCORES), 'use_u2t': ranges.FLAG}}
 
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
@@ -50,7 +74,6 @@ def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
     types.InputError: if the code space is too small for the catalog.
   """
   data = dataset.spec
-  _check(config)
   rank = ranking.exposures(config, data)
   num_steps = base.main_steps(config, dataset, rank)
   warmup, freeze = (
@@ -121,10 +144,6 @@ def _optimizers(config: ml_collections.ConfigDict, num_steps: int, warmup: int
 def _tokenizer(config: ml_collections.ConfigDict, data: types.DataSpec
                ) -> tokenizers_base.Tokenizer:
   settings = config.tokenizer.copy_and_resolve_references()
-  if settings.num_levels < 1:
-    raise types.InputError(
-        f'config.tokenizer.num_levels={settings.num_levels}: must be at '
-        'least 1')
   if not settings.codebook_size:
     settings.codebook_size = default_size(data.num_items, settings.num_levels)
   return tokenizers.make(settings, data)
@@ -141,23 +160,6 @@ def default_size(num_items: int, num_levels: int) -> int:
   while size ** num_levels < 3 * num_items:
     size += 4
   return size
-
-
-def _check(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings that no arm would read as they are meant."""
-  for key, allowed in _CHOICES:
-    if config.loss[key] not in allowed:
-      raise types.InputError(
-          f'config.loss.{key}={config.loss[key]}: one of {", ".join(allowed)}')
-  for key, low in (('retrieval_negatives', 1), ('retrieval_batch_size', 1),
-                   ('retrieval_seen_negatives', 0)):
-    if config.train[key] < low:
-      raise types.InputError(
-          f'config.train.{key}={config.train[key]}: must be at least {low}')
-  for key in ('warmup', 'freeze'):
-    if not 0 <= config.loss[key] <= 1:
-      raise types.InputError(
-          f'config.loss.{key}={config.loss[key]}: must be in [0, 1]')
 
 
 def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog

@@ -12,12 +12,14 @@ from typing import Any, Mapping
 import jax
 import ml_collections
 
+from sidrec import config as config_lib
 from sidrec import decode
 from sidrec import losses
 from sidrec import rng
 from sidrec import schedule
 from sidrec import trie
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import next_item
@@ -25,6 +27,16 @@ from sidrec.methods import popularity
 from sidrec.methods import tokenizing
 from sidrec.methods import vectors
 from sidrec.models import generator as generator_lib
+
+# Of the stage that trains a generator, by the layout of its batches.
+_TRAIN: ranges.Table = {
+    'last': config_lib.MAIN_STAGE,
+    'packed': {**config_lib.MAIN_STAGE, 'row_items': next_item.ROW_ITEMS}}
+RANGES: ranges.Table = {
+    **tokenizing.RANGES, 'vectors': vectors.RANGES,
+    'generator': {'name': ranges.choice_of({
+        name: {'generator': module.RANGES, 'train': _TRAIN[module.LAYOUT]}
+        for name, module in generator_lib.modules().items()})}}
 
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset

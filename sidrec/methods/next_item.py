@@ -17,12 +17,20 @@ from sidrec import losses
 from sidrec import rng
 from sidrec import trie
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import popularity
 from sidrec.models import attention
 from sidrec.models import item_model
 
+# Of a stage on packed sequences.
+ROW_ITEMS = ranges.whole(2, 1 << 16).that(
+    'more than data.history_length', lambda own, whole: own[
+        'row_items'] > whole['data']['history_length'])
+STAGE: ranges.Table = {
+    **config_lib.STAGE, 'row_items': ROW_ITEMS,
+    'negatives': ranges.whole(0, 1 << 24)}
 _BLOCK = 8192  # Items whose scores retrieval holds at a time.
 
 

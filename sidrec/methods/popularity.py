@@ -7,8 +7,11 @@ import numpy as np
 
 from sidrec import trie
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
+
+RANGES: ranges.Table = {'train': {'num_steps': ranges.STEPS}}
 
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset

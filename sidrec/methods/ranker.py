@@ -18,6 +18,8 @@ from sidrec.methods import base
 from sidrec.methods import ranking
 from sidrec.models import ranker
 
+RANGES = ranking.RANGES
+
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
          ) -> base.Method:

@@ -7,10 +7,21 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from sidrec import config as config_lib
 from sidrec import losses
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.methods import base
 from sidrec.models import ranker
+
+RANGES: ranges.Table = {
+    'model': ranker.RANGES,
+    'train': {
+        **config_lib.MAIN_STAGE,
+        'embedding_learning_rate': ranges.WEIGHT,
+        'embedding_weight_decay': ranges.WEIGHT,
+        'rank_negatives': ranges.whole(1, 1 << 12),
+        'pair_weight': ranges.WEIGHT, 'pair_rows': ranges.ROWS}}
 
 
 def exposures(config: ml_collections.ConfigDict, data: types.DataSpec

@@ -8,11 +8,17 @@ import functools
 
 import ml_collections
 
+from sidrec import config as config_lib
 from sidrec import schedule
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import next_item
 from sidrec.models import item_model
+
+RANGES: ranges.Table = {
+    'model': item_model.RANGES,
+    'train': {**next_item.STAGE, **config_lib.MAIN_STAGE}}
 
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset

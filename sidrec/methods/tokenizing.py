@@ -19,14 +19,29 @@ from sidrec import rng
 from sidrec import schedule
 from sidrec import tokenizers
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
+from sidrec.methods import next_item
 from sidrec.methods import vectors as vectors_lib
 from sidrec.models import item_model
 from sidrec.tokenizers import base as tokenizers_base
 from sidrec.tokenizers import collisions
 from sidrec.tokenizers import diagnostics
 from sidrec.tokenizers import walk
+
+# Trees that a tokenizer may name in its `TREES`.
+_TREES: ranges.Table = {
+    'tokenizer_train': {**config_lib.STAGE, 'between_epochs': ranges.COUNT},
+    'collaborative': {
+        'model': item_model.RANGES, 'train': next_item.STAGE}}
+RANGES: ranges.Table = {
+    'tokenizer': {'name': ranges.choice_of({
+        name: {'tokenizer': tokenizers.table(name), **{
+            tree: _TREES[tree]
+            for tree in getattr(tokenizers.get(name), 'TREES', ())}}
+        for name in tokenizers.names()})},
+    'codes': {**collisions.RANGES, 'least_entropy': ranges.WEIGHT}}
 
 
 class Codes(NamedTuple):
@@ -81,7 +96,7 @@ def build(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset,
   model = None
   if 'collaborative' in config:
     model = item_model.make(
-        config.collaborative.model, data.num_items, 'config.collaborative.model')
+        config.collaborative.model, data.num_items, 'collaborative.model')
   parts = _Parts(
       config.codes, tokenizer, model,
       functools.partial(_latents, tokenizer), functools.partial(

@@ -13,6 +13,7 @@ import numpy as np
 
 from sidrec import schedule
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import next_item
@@ -38,14 +39,9 @@ def build(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
   """Builds the source `config.vectors.name`.
 
   Raises:
-    types.InputError: there is none of that name, or the catalog says nothing
-      of its items.
+    types.InputError: the catalog says nothing of its items.
   """
-  settings = config.vectors
-  if settings.name not in SOURCES:
-    raise types.InputError(
-        f'config.vectors.name={settings.name!r}: one of {", ".join(SOURCES)}')
-  return SOURCES[settings.name](settings, dataset)
+  return SOURCES[config.vectors.name](config.vectors, dataset)
 
 
 def of(state: types.TrainState, catalog: types.Catalog) -> jax.Array:
@@ -77,7 +73,7 @@ def sasrec(settings: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
     dataset: what it learns from.
   """
   num_items, dim = dataset.spec.num_items, settings.model.dim
-  model = item_model.make(settings.model, num_items, 'config.vectors.model')
+  model = item_model.make(settings.model, num_items, 'vectors.model')
   part, train = train_items(_NAME, model, settings.train, dataset)
 
   def init(key: jax.Array, catalog: types.Catalog):
@@ -95,6 +91,11 @@ def sasrec(settings: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
 
 SOURCES: dict[str, Callable[..., Source]] = {
     'content': content, 'sasrec': sasrec}
+RANGES: ranges.Table = {'name': ranges.choice_of({
+    'content': {},
+    'sasrec': {'vectors': {
+        'standardize': ranges.FLAG, 'model': item_model.RANGES,
+        'train': next_item.STAGE}}})}
 
 
 def train_items(

@@ -8,26 +8,10 @@ import jax.numpy as jnp
 
 from sidrec import rng
 from sidrec import types
+from sidrec.config import ranges
 
 _MASKED = -1e9  # Finite: a row with nothing to attend to stays finite.
-
-
-def check(config: Any, prefix: str) -> None:
-  """Refuses settings that no stack of attention can have.
-
-  Args:
-    config: with `dropout` and, where activations have a choice, `dtype`.
-    prefix: what the configuration calls it, such as 'config.generator'.
-
-  Raises:
-    types.InputError: naming the setting.
-  """
-  if not 0 <= config.dropout < 1:
-    raise types.InputError(
-        f'{prefix}.dropout={config.dropout}: must be at least 0 and under 1')
-  if 'dtype' in config and config.dtype not in ('float32', 'bfloat16'):
-    raise types.InputError(
-        f'{prefix}.dtype={config.dtype!r}: one of float32, bfloat16')
+DROPOUT = ranges.number(0, .99)  # Rounded to 1 / 256: at 1 nothing is left.
 
 
 def visible(segment: types.Array, causal: bool = True) -> jax.Array:

@@ -15,9 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import attention
 from sidrec.models import generator
 from sidrec.models import trunks
+
+
+LAYOUT = 'packed'
+RANGES: ranges.Table = {
+    **generator.RANGES,
+    'head_dim': ranges.WIDTH.that(  # Positions turn pairs of numbers.
+        'an even one', lambda own, _: own['head_dim'] % 2 == 0)}
 
 
 def make(config: Any, sizes: Sequence[int]) -> generator.Generator:
@@ -27,20 +35,12 @@ def make(config: Any, sizes: Sequence[int]) -> generator.Generator:
     config: dim, num_layers, num_heads, head_dim, hidden, dropout and dtype
       ('float32' or 'bfloat16', of activations).
     sizes: K_1, ..., K_T.
-
-  Raises:
-    types.InputError: as `attention.check`, or an odd width of the heads.
   """
-  attention.check(config, 'config.generator')
-  if config.head_dim % 2:
-    raise types.InputError(
-        f'config.generator.head_dim={config.head_dim}: must be even, positions '
-        'turn pairs of numbers')
   trunk = trunks.Sasrec(config.dim, config.num_layers, config.num_heads,
                         config.head_dim, config.hidden, config.dropout)
   module = Decoder(trunk, config.dim, config.hidden, jnp.dtype(config.dtype),
                    tuple(sizes))
-  return generator.bind('packed', module, len(sizes))
+  return generator.bind(LAYOUT, module, len(sizes))
 
 
 class _Depth(nn.Module):

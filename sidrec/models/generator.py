@@ -13,6 +13,7 @@ rows, through which the loss reaches who made the codes. A loss:
 """
 
 import importlib
+from types import ModuleType
 from typing import Any, Callable, NamedTuple, Sequence
 
 import chex
@@ -21,11 +22,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sidrec import config as config_lib
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import attention
 from sidrec.models import binding
 
 NAMES = ('t5', 'decoder')  # Modules of this package.
+# What all of them have.
+RANGES: ranges.Table = {
+    'dim': ranges.WIDTH, 'num_layers': ranges.DEPTH, 'num_heads': ranges.DEPTH,
+    'head_dim': ranges.WIDTH, 'hidden': ranges.WIDTH,
+    'dropout': attention.DROPOUT,
+    'dtype': ranges.choice('float32', 'bfloat16')}
 
 # [..., T] int32, or T arrays [..., K_l] float32 of weights.
 Codes = types.Array | tuple[types.Array, ...]
@@ -98,6 +107,13 @@ class Split(NamedTuple):
   weight: types.Array
 
 
+def modules() -> dict[str, ModuleType]:
+  """Returns the modules of `NAMES`: each has `make`, `RANGES` and `LAYOUT`."""
+  # Not imported above: they need this one.
+  return {name: importlib.import_module(f'sidrec.models.{name}')
+          for name in NAMES}
+
+
 def make(config: Any, sizes: Sequence[int]) -> Generator:
   """Builds the generator of a name.
 
@@ -106,14 +122,13 @@ def make(config: Any, sizes: Sequence[int]) -> Generator:
     sizes: K_1, ..., K_T.
 
   Raises:
-    types.InputError: unknown name, or settings that do not fit.
+    types.InputError: unknown name, or settings out of range.
   """
-  if config.name not in NAMES:
-    raise types.InputError(
-        f'config.generator.name={config.name!r}: one of {", ".join(NAMES)}')
-  # By name: the modules need this one.
-  module = importlib.import_module(f'sidrec.models.{config.name}')
-  return module.make(config, sizes)
+  found = modules()
+  config_lib.check_part(config, {'name': ranges.choice_of({
+      name: {'generator': x.RANGES} for name, x in found.items()})},
+                        'generator')
+  return found[config.name].make(config, sizes)
 
 
 def bind(layout: str, module: nn.Module, num_levels: int) -> Generator:

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import attention
 from sidrec.models import binding
 from sidrec.models import trunks
 
+RANGES: ranges.Table = {**trunks.RANGES, 'seen_bias': ranges.FLAG}
 _STD = .02  # Of new item vectors: an item never trained on scores about 0.
 
 
@@ -67,7 +69,7 @@ class _Module(nn.Module):
     return self.bias * jnp.sqrt(self.dim)  # At the pace of the inputs.
 
 
-def make(config: Any, num_items: int, prefix: str = 'config.model'
+def make(config: Any, num_items: int, prefix: str = 'model'
          ) -> ItemModel:
   """Builds the model.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import layers
 
 
@@ -261,6 +262,12 @@ class Ranker(nn.Module):
 
 # Parameters that are embedding tables (they get an optimizer group).
 TABLES = ('embedding', 'item_id')
+RANGES: ranges.Table = {
+    'dim': ranges.WIDTH, 'id_dim': ranges.whole(0, 1 << 16),
+    'field_dim': ranges.WIDTH, 'init_scale': ranges.WEIGHT,
+    'hidden': ranges.WIDTH, 'attention': ranges.WIDTH,
+    'cross_layers': ranges.whole(0, 1 << 10), 'cross_rank': ranges.WIDTH,
+    'experts': ranges.DEPTH, 'expert_width': ranges.WIDTH}
 
 
 def make(

@@ -15,9 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import attention
 from sidrec.models import generator
 
+LAYOUT = 'last'
+RANGES: ranges.Table = {
+    **generator.RANGES, 'num_user_tokens': ranges.whole(0, 1 << 24)}
 _BUCKETS = 32
 _MAX_DISTANCE = 128
 
@@ -30,16 +34,12 @@ def make(config: Any, sizes: Sequence[int]) -> generator.Generator:
       dropout, num_user_tokens (user ids are hashed to so many; 0 = no user
       token) and dtype ('float32' or 'bfloat16', of activations).
     sizes: K_1, ..., K_T.
-
-  Raises:
-    types.InputError: as `attention.check`.
   """
-  attention.check(config, 'config.generator')
   module = T5(
       config.dim, config.num_layers, config.num_heads, config.head_dim,
       config.hidden, config.dropout, config.num_user_tokens,
       jnp.dtype(config.dtype), tuple(sizes))
-  return generator.bind('last', module, len(sizes))
+  return generator.bind(LAYOUT, module, len(sizes))
 
 
 def bucket(distance: np.ndarray, bidirectional: bool) -> np.ndarray:

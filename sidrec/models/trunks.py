@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sidrec import config as config_lib
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.models import attention
 from sidrec.models import binding
 
@@ -106,6 +108,13 @@ class Sasrec(nn.Module):
 
 
 TRUNKS = {'sasrec': Sasrec}
+RANGES: ranges.Table = {
+    'trunk': ranges.choice(*TRUNKS),
+    'dim': ranges.WIDTH, 'num_layers': ranges.DEPTH,
+    'num_heads': ranges.DEPTH.that(
+        'dim a multiple of twice as many',
+        lambda own, _: own['dim'] % (2 * own['num_heads']) == 0),
+    'dropout': attention.DROPOUT}
 
 
 def module(config: Any, prefix: str) -> nn.Module:
@@ -114,26 +123,18 @@ def module(config: Any, prefix: str) -> nn.Module:
   Args:
     config: trunk (a name), dim, num_layers, num_heads, of dim / num_heads
       each, and dropout; feed-forward layers are four times as wide.
-    prefix: what the configuration calls it, such as 'config.model'.
+    prefix: what the configuration calls it, such as 'collaborative.model'.
 
   Raises:
-    types.InputError: unknown trunk, heads that do not divide the width evenly;
-      as `attention.check`.
+    types.InputError: unknown trunk, or settings out of range.
   """
-  attention.check(config, prefix)
-  if config.trunk not in TRUNKS:
-    raise types.InputError(
-        f'{prefix}.trunk={config.trunk!r}: one of {", ".join(TRUNKS)}')
-  if config.dim % (2 * config.num_heads):
-    raise types.InputError(
-        f'{prefix}.num_heads={config.num_heads}: dim {config.dim} must be a '
-        'multiple of twice as many')
+  config_lib.check_part(config, RANGES, prefix)
   return TRUNKS[config.trunk](
       config.dim, config.num_layers, config.num_heads,
       config.dim // config.num_heads, 4 * config.dim, config.dropout)
 
 
-def make(config: Any, prefix: str = 'config.model') -> Trunk:
+def make(config: Any, prefix: str = 'model') -> Trunk:
   """Builds a trunk as pure functions; arguments and errors as of `module`."""
   def example(own: nn.Module) -> jax.Array:
     return own.run(jnp.zeros((1, 1, config.dim)), jnp.ones((1, 1, 1), bool),

@@ -2,7 +2,8 @@
 
 A variant is one module of this package with a function
 `make(config, spec) -> base.Tokenizer | base.Table`; nothing else has to know
-of it.
+of it. Where it has settings beside `base.RANGES`, its `RANGES` has them too,
+and its `TREES` name the trees of a configuration that it needs beside its own.
 """
 
 import importlib
@@ -11,6 +12,7 @@ import types as python_types
 from typing import Any
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 
 
@@ -43,6 +45,11 @@ def get(name: str) -> python_types.ModuleType:
   return _load(name)
 
 
+def table(name: str) -> ranges.Table:
+  """Returns what the settings of a tokenizer may be, beside its name."""
+  return getattr(get(name), 'RANGES', base.RANGES)
+
+
 def make(config: Any, spec: types.DataSpec) -> base.Tokenizer | base.Table:
   """Makes the tokenizer that settings name.
 
@@ -58,11 +65,4 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer | base.Table:
     types.InputError: no such variant, a setting that it needs is missing or
       out of range, or the codes cannot name the catalog.
   """
-  module = get(config.name)
-  try:
-    return module.make(config, spec)
-  except (AttributeError, KeyError) as error:
-    raise types.InputError(
-        f'tokenizer.name={config.name}: needs settings that are not there '
-        f'({str(error).splitlines()[0]}); start from the experiment of that '
-        'tokenizer') from error
+  return get(config.name).make(config, spec)

@@ -17,15 +17,33 @@ step of its own (`collisions`).
 """
 
 import math
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable, Mapping, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import walk
 
 _MOST = 1 << 62  # Tuples to draw from: their numbers are int64.
+
+
+def _fits(own: Mapping[str, Any], _: Any) -> bool:
+  """Whether there is a size a level, and a number for each tuple."""
+  sizes, levels = own['codebook_size'], own['num_levels']
+  sizes = [sizes] * levels if isinstance(sizes, int) else sizes
+  return len(sizes) == levels and math.prod(sizes) <= _MOST
+
+
+_SIZE = ranges.whole(2, 1 << 24)
+# What all tokenizers have; a module with further settings has a table of its
+# own.
+RANGES: ranges.Table = {
+    'num_levels': ranges.whole(1, 64),
+    'codebook_size': ranges.either(_SIZE, ranges.several(_SIZE)).that(
+        f'one for all levels or one a level, for at most {_MOST} tuples',
+        _fits)}
 
 
 class Items(NamedTuple):
@@ -252,21 +270,10 @@ def sizes(config: Any) -> tuple[int, ...]:
   Args:
     config: with `num_levels` (L) and `codebook_size`, one number for all
       levels, or one a level.
-
-  Raises:
-    types.InputError: no levels, or another number of sizes.
   """
-  if config.num_levels < 1:
-    raise types.InputError(
-        f'tokenizer.num_levels: {config.num_levels} must be at least 1.')
   if isinstance(config.codebook_size, int):
     return (config.codebook_size,) * config.num_levels
-  found = tuple(int(size) for size in config.codebook_size)
-  if len(found) != config.num_levels:
-    raise types.InputError(
-        f'tokenizer.codebook_size: {found} has {len(found)} sizes, '
-        f'tokenizer.num_levels is {config.num_levels}.')
-  return found
+  return tuple(config.codebook_size)
 
 
 def placeholder(

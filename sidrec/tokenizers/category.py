@@ -10,11 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sidrec import config as config_lib
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
-from sidrec.tokenizers import checks
 from sidrec.tokenizers import collisions
 
+RANGES: ranges.Table = {
+    'num_levels': ranges.whole(2, 64),
+    'codebook_size': ranges.whole(2, 1 << 24),
+    'fields': ranges.several(ranges.NAME)}
 # A field with more slots holds words of a text, not categories.
 _MAX_SLOTS = 8
 
@@ -50,12 +55,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Table:
       or more items than tuples; in `fit`, a cell with more items than
       codebook_size.
   """
-  checks.check_range(config, 'num_levels', 2)
-  if not isinstance(config.codebook_size, int):
-    raise types.InputError(
-        f'tokenizer.codebook_size: {config.codebook_size} is not one number: '
-        'the fields say the sizes of all levels but the last.')
-  checks.check_range(config, 'codebook_size', 2)
+  config_lib.check_part(config, RANGES, 'tokenizer')
   columns = _columns(spec.items)
   # A column that says the same of all items is no level.
   wanted = tuple(config.fields) or tuple(

@@ -5,29 +5,32 @@ from typing import Any
 
 import numpy as np
 
+from sidrec import config as config_lib
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 
 _RMS = (.2, 5.)  # Of standardized vectors it is 1.
 
 
-def check_capacity(config: Any, spec: types.DataSpec) -> tuple[int, ...]:
-  """Refuses sizes that cannot give each item a code tuple of its own.
+def check_capacity(
+    config: Any, spec: types.DataSpec, table: ranges.Table = base.RANGES
+) -> tuple[int, ...]:
+  """Refuses settings out of range, and sizes too small for the catalog.
 
   Args:
-    config: settings with `num_levels` and `codebook_size`, see `base.sizes`.
+    config: the `tokenizer` sub-tree.
     spec: of the data set.
+    table: of the tokenizer, `base.RANGES` among it.
 
   Returns:
     (K_1, ..., K_L).
 
   Raises:
-    types.InputError: a size out of range, or V > K_1 * ... * K_L.
+    types.InputError: a setting out of range, or V > K_1 * ... * K_L.
   """
+  config_lib.check_part(config, table, 'tokenizer')
   sizes = base.sizes(config)
-  if min(sizes) < 2:
-    raise types.InputError(
-        f'tokenizer.codebook_size: {config.codebook_size} must be at least 2.')
   capacity = math.prod(sizes)
   if spec.num_items > capacity:
     raise types.InputError(
@@ -35,45 +38,6 @@ def check_capacity(config: Any, spec: types.DataSpec) -> tuple[int, ...]:
         f'{config.num_levels} levels name {capacity} items, the catalog has '
         f'{spec.num_items}; raise it, or tokenizer.num_levels.')
   return sizes
-
-
-def check_choice(
-    config: Any, name: str, options: tuple[str, ...], tree: str = 'tokenizer'
-) -> None:
-  """Refuses a setting that is not among the options.
-
-  Args:
-    config: settings.
-    name: of the setting.
-    options: what it may be.
-    tree: where in the configuration the settings are.
-
-  Raises:
-    types.InputError: naming the setting and its options.
-  """
-  if config[name] not in options:
-    raise types.InputError(
-        f'{tree}.{name}: {config[name]!r} is not one of {", ".join(options)}.')
-
-
-def check_range(
-    config: Any, name: str, low: float, high: float = np.inf,
-    tree: str = 'tokenizer'
-) -> None:
-  """Refuses a number that is not in [low, high].
-
-  Args:
-    config: settings.
-    name: of the setting.
-    low, high: what it may be.
-    tree: where in the configuration the settings are.
-
-  Raises:
-    types.InputError: naming the setting and its range.
-  """
-  if not low <= config[name] <= high:
-    raise types.InputError(
-        f'{tree}.{name}: {config[name]} is not in [{low}, {high}].')
 
 
 def rows(

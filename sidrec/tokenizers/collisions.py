@@ -22,13 +22,16 @@ from typing import Any, Sequence
 import jax
 import numpy as np
 
+from sidrec import config as config_lib
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
-from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
 from sidrec.tokenizers import transport
 
 RULES = ('none', 'suffix', 'sinkhorn', 'capacity')
+RANGES: ranges.Table = {
+    'collisions': ranges.choice(*RULES), 'suffix_size': ranges.CODES}
 _BY_CODEWORDS = ('sinkhorn', 'capacity')
 _EPSILON = .003  # LETTER's, on distances scaled to [-1, 1].
 _BLOCK = 1 << 13  # Entries [G, n, K] that one Sinkhorn call holds.
@@ -76,8 +79,7 @@ def check(settings: Any, tokenizer: base.Tokenizer | base.Table) -> None:
     types.InputError: unknown rule, one that needs codewords of a tokenizer
       without, or a suffix of no codes.
   """
-  checks.check_choice(settings, 'collisions', RULES, 'codes')
-  checks.check_range(settings, 'suffix_size', 1, tree='codes')
+  config_lib.check_part(settings, RANGES, 'codes')
   if (settings.collisions in _BY_CODEWORDS
       and isinstance(tokenizer, base.Table)):
     raise types.InputError(

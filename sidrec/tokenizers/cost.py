@@ -15,10 +15,15 @@ import jax.numpy as jnp
 
 from sidrec import losses
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
-from sidrec.tokenizers import checks
 from sidrec.tokenizers import residual
 from sidrec.tokenizers import walk
+
+TREES = residual.TREES
+RANGES: ranges.Table = {
+    **residual.RANGES, 'contrast_weight': ranges.WEIGHT,
+    'tau': ranges.number(1e-6), 'reconstruction_weight': ranges.WEIGHT}
 
 
 def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
@@ -34,12 +39,9 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     The tokenizer, see `residual.init` for params and variables.
 
   Raises:
-    types.InputError: as `residual.settings`; tau or a weight out of range.
+    types.InputError: as `residual.settings`.
   """
-  s = residual.settings(config, spec)
-  for name, low in (('contrast_weight', 0), ('tau', 1e-6),
-                    ('reconstruction_weight', 0)):
-    checks.check_range(config, name, low)
+  s = residual.settings(config, spec, RANGES)
   return residual.assemble(s, functools.partial(
       _loss, s, config.contrast_weight, config.tau,
       config.reconstruction_weight))

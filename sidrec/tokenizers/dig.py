@@ -24,6 +24,7 @@ import numpy as np
 from sidrec import losses
 from sidrec import rng
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
@@ -31,6 +32,15 @@ from sidrec.tokenizers import noise
 from sidrec.tokenizers import tree
 from sidrec.tokenizers import walk
 
+RANGES: ranges.Table = {
+    **base.RANGES,
+    'assignment': ranges.choice('gumbel_st', 'ema'),
+    'forward_code': ranges.choice('mixed', 'stored', 'sampled'),
+    'tau': ranges.number(1e-6), 'usage_ratio': ranges.WEIGHT,
+    'usage_momentum': ranges.SHARE, 'ema_decay': ranges.SHARE,
+    'commit_weight': ranges.WEIGHT, 'book_weight': ranges.WEIGHT,
+    'slack': ranges.number(1), 'margin': ranges.WEIGHT,
+    'ste_recall': ranges.FLAG, 'cut_path': ranges.FLAG}
 _GAP_FLOOR = 1e-6
 _COUNT_FLOOR = 1e-8  # Below it a codeword has no recent items: keep it.
 
@@ -88,15 +98,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
   Raises:
     types.InputError: a setting out of range, or fewer tuples than items.
   """
-  sizes = checks.check_capacity(config, spec)
-  checks.check_choice(config, 'assignment', ('gumbel_st', 'ema'))
-  checks.check_choice(
-      config, 'forward_code', ('mixed', 'stored', 'sampled'))
-  for name, low, high in (
-      ('tau', 1e-6, np.inf), ('slack', 1, np.inf), ('margin', 0, np.inf),
-      ('usage_ratio', 0, np.inf), ('usage_momentum', 0, 1),
-      ('ema_decay', 0, 1)):
-    checks.check_range(config, name, low, high)
+  sizes = checks.check_capacity(config, spec, RANGES)
   s = _Settings(sizes, *(config[name] for name in _Settings._fields[1:]))
   bind = lambda fn: functools.partial(fn, s)
   return base.Tokenizer(

@@ -11,8 +11,10 @@ import numpy as np
 from scipy import sparse
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import transport
 
+STEPS = ranges.whole(1, 10000)  # Rounds that a setting may ask for.
 CHUNK = 1 << 15  # Rows a matrix product.
 _START_ROWS = 32  # Rows a cluster that the k-means++ start looks at.
 _EXACT_PLACES = 1 << 10  # Up to here the exact solver is fast.

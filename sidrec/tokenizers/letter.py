@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 from sidrec.tokenizers import checks
 from sidrec.tokenizers import cost
@@ -31,6 +32,14 @@ from sidrec.tokenizers import noise
 from sidrec.tokenizers import residual
 from sidrec.tokenizers import walk
 
+TREES = (*residual.TREES, 'collaborative')
+RANGES: ranges.Table = {
+    **residual.RANGES,
+    'alignment_weight': ranges.WEIGHT, 'diversity_weight': ranges.WEIGHT,
+    'num_clusters': ranges.CODES.that(
+        'at most half of the smallest codebook_size',
+        lambda own, _: own['num_clusters'] <= np.min(
+            own['codebook_size']) // 2)}
 _MAX_LOW = 50  # Of the smallest cluster of items in the k-means start.
 _MAX_WORDS = 10  # Of the smallest cluster of codewords.
 
@@ -58,12 +67,9 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
     and 'cluster', L of [K_l] int32.
 
   Raises:
-    types.InputError: as `residual.settings`; a setting out of range.
+    types.InputError: as `residual.settings`.
   """
-  s = residual.settings(config, spec)
-  checks.check_range(config, 'alignment_weight', 0)
-  checks.check_range(config, 'diversity_weight', 0)
-  checks.check_range(config, 'num_clusters', 1, min(s.sizes) // 2)
+  s = residual.settings(config, spec, RANGES)
   w = _Weights(config.alignment_weight, config.diversity_weight,
                config.num_clusters)
   bind = lambda fn: functools.partial(fn, s, w)

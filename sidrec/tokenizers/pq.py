@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
+
+RANGES: ranges.Table = {**base.RANGES, 'kmeans_steps': kmeans.STEPS}
 
 
 def make(config: Any, spec: types.DataSpec) -> base.Table:
@@ -31,8 +34,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Table:
     types.InputError: a size out of range, or fewer tuples than items; in
       `fit`, fewer dimensions than levels.
   """
-  sizes = checks.check_capacity(config, spec)
-  checks.check_range(config, 'kmeans_steps', 1)
+  sizes = checks.check_capacity(config, spec, RANGES)
   return base.Table(
       sizes, functools.partial(_fit, sizes, config.kmeans_steps))
 

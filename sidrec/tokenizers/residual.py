@@ -22,13 +22,26 @@ from sidrec import losses
 from sidrec import metrics as metrics_lib
 from sidrec import rng
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
 from sidrec.tokenizers import transport
 from sidrec.tokenizers import walk
 
-REDUCTIONS = ('mean', 'sum')
+TREES = ('tokenizer_train',)  # What such a tokenizer has beside `tokenizer`.
+RANGES: ranges.Table = {
+    **base.RANGES,
+    'hidden': ranges.several(ranges.WIDTH), 'latent_dim': ranges.WIDTH,
+    'commitment': ranges.WEIGHT,
+    'next_residual': ranges.choice(*walk.LEFT),
+    'reduction': ranges.choice('mean', 'sum'),
+    'sinkhorn_epsilon': ranges.WEIGHT, 'sinkhorn_steps': kmeans.STEPS,
+    'start_rows': ranges.COUNT.that(
+        '0 for all items, else at least the codewords of a level',
+        lambda own, _: not 0 < own['start_rows'] < np.max(
+            own['codebook_size'])),
+    'kmeans_steps': kmeans.STEPS, 'revive': ranges.FLAG}
 
 
 class Settings(NamedTuple):
@@ -47,36 +60,25 @@ class Settings(NamedTuple):
   revive: bool
 
 
-def settings(config: Any, spec: types.DataSpec) -> Settings:
+def settings(config: Any, spec: types.DataSpec,
+             table: ranges.Table = RANGES) -> Settings:
   """Reads and checks the settings of a trained residual quantizer.
 
   Args:
     config: with num_levels and codebook_size (see `base.sizes`), hidden (widths
       between D and the latent width; the decoder mirrors them), latent_dim (d),
-      commitment (beta), next_residual (one of `walk.LEFT`), reduction (one of
-      `REDUCTIONS`), sinkhorn_epsilon (0 = nearest codes on the last level as
+      commitment (beta), next_residual (one of `walk.LEFT`), reduction ('mean'
+      or 'sum'), sinkhorn_epsilon (0 = nearest codes on the last level as
       well; .003 in published code), sinkhorn_steps, start_rows (items that the
       k-means start looks at; 0 = all), kmeans_steps and revive (whether
       codewords without an item move between epochs).
     spec: of the data set; only the number of items is read.
+    table: of the variant, `RANGES` among it.
 
   Raises:
     types.InputError: a setting out of range, or fewer tuples than items.
   """
-  sizes = checks.check_capacity(config, spec)
-  checks.check_choice(config, 'next_residual', tuple(walk.LEFT))
-  checks.check_choice(config, 'reduction', REDUCTIONS)
-  for name, low in (('latent_dim', 1), ('commitment', 0),
-                    ('sinkhorn_epsilon', 0), ('sinkhorn_steps', 1),
-                    ('start_rows', 0), ('kmeans_steps', 1)):
-    checks.check_range(config, name, low)
-  if any(width < 1 for width in config.hidden):
-    raise types.InputError(
-        f'tokenizer.hidden: {tuple(config.hidden)} has a width below 1.')
-  if 0 < config.start_rows < max(sizes):
-    raise types.InputError(
-        f'tokenizer.start_rows: {config.start_rows} items cannot start '
-        f'{max(sizes)} codewords; raise it, or 0 for all items.')
+  sizes = checks.check_capacity(config, spec, table)
   return Settings(
       num_items=spec.num_items, sizes=sizes, hidden=tuple(config.hidden),
       **{name: config[name] for name in Settings._fields[3:]})

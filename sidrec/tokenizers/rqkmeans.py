@@ -12,11 +12,16 @@ import numpy as np
 
 from sidrec import rng
 from sidrec import types
+from sidrec.config import ranges
 from sidrec.tokenizers import base
 from sidrec.tokenizers import checks
 from sidrec.tokenizers import kmeans
 from sidrec.tokenizers import residual
 from sidrec.tokenizers import walk
+
+RANGES: ranges.Table = {
+    **base.RANGES, 'balance': ranges.choice('none', 'greedy', 'prices'),
+    'kmeans_steps': kmeans.STEPS, 'start_rows': ranges.COUNT}
 
 
 class _Settings(NamedTuple):
@@ -46,10 +51,7 @@ def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
   Raises:
     types.InputError: a setting out of range, or fewer tuples than items.
   """
-  sizes = checks.check_capacity(config, spec)
-  checks.check_choice(config, 'balance', ('none', 'greedy', 'prices'))
-  checks.check_range(config, 'kmeans_steps', 1)
-  checks.check_range(config, 'start_rows', 0)
+  sizes = checks.check_capacity(config, spec, RANGES)
   s = _Settings(sizes, config.balance, config.kmeans_steps, config.start_rows)
   bind = lambda fn: functools.partial(fn, s)
   return base.Tokenizer(

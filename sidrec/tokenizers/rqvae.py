@@ -13,6 +13,8 @@ from sidrec.tokenizers import base
 from sidrec.tokenizers import residual
 from sidrec.tokenizers import walk
 
+RANGES, TREES = residual.RANGES, residual.TREES
+
 
 def make(config: Any, spec: types.DataSpec) -> base.Tokenizer:
   """Makes TIGER's tokenizer.

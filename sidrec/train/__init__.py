@@ -49,7 +49,7 @@ def train_and_evaluate(
       into the workdir.
     Terminated: SIGTERM, SIGHUP or SIGINT came, and all is saved.
   """
-  config_lib.check(config)
+  evaluate.check(config, jax.device_count())
   mapped = parallel.make(config.parallel.wrapper)
   with signals_lib.Signals(mapped) as signals, contextlib.ExitStack() as held:
     signals.at_once('before the first step')
@@ -71,6 +71,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str,
                                    for s in ('train', 'valid', 'test')),
         dataset.protocol)
   method = methods.get(config.method).make(config, dataset)
+  evaluate.check_monitor(method)
   seeds = list(range(config.seed, config.seed + config.num_seeds))
   outcomes = [_run_seed(config, workdir, seed, dataset, mapped, method,
                         signals) for seed in seeds]

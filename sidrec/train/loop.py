@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import time
 from typing import Any
 
@@ -25,17 +26,38 @@ def start(run: run_lib.Run) -> tuple[types.TrainState, int]:
   """Returns (placed state, steps done): the own checkpoint, else fresh."""
   init = jax.jit(functools.partial(base.init_state, run.method))
   latest, seed = run.checkpointer.latest_step(), np.uint32(run.seed)
+  shapes = jax.eval_shape(init, seed, run.dataset.catalog)
+  _check_memory(shapes)
   if latest is None:
     run.progress.clock = {name: 0 for name in run.method.programs}
     began = time.perf_counter()
     state = run.mapped.place(init(seed, run.dataset.catalog))
     run.progress.seconds += time.perf_counter() - began
     return state, 0
-  shapes = jax.eval_shape(init, seed, run.dataset.catalog)
   state, host = run.checkpointer.restore(latest, shapes)
   run.progress = run_lib.Progress.from_json(host)
   logging.info('resumed at step %d', run.progress.steps)
   return run.mapped.place(state), run.progress.steps
+
+
+def _check_memory(shapes: types.TrainState) -> None:
+  """Refuses a state that no device here can hold.
+
+  Raises:
+    types.InputError: saying how large it is, and what of it is the largest.
+  """
+  size = lambda x: x.size * x.dtype.itemsize
+  leaves = jax.tree_util.tree_leaves_with_path(shapes)
+  need = sum(size(x) for _, x in leaves)
+  stats = jax.local_devices()[0].memory_stats() or {}
+  have = stats.get('bytes_limit') or (
+      os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
+  if need > have:
+    path, largest = max(leaves, key=lambda leaf: size(leaf[1]))
+    raise types.InputError(
+        f'the state of this run takes {need / 1e9:,.0f} GB, a device has '
+        f'{have / 1e9:,.0f} GB: make widths, layers or codebooks smaller; the '
+        f'largest part is {jax.tree_util.keystr(path)} {largest.shape}')
 
 
 def fit(run: run_lib.Run, state: types.TrainState) -> types.TrainState:
