@@ -11,7 +11,6 @@ import jax
 import ml_collections
 
 from sidrec import checkpoint
-from sidrec import config as config_lib
 from sidrec import data
 from sidrec import evaluate
 from sidrec import methods
