@@ -82,7 +82,7 @@ RANGES: ranges.Table = {
         'cross': ranges.choice('all', 'none'),
         'item_stats': ranges.FLAG,
         'split': ranges.choice('auto', 'temporal', 'leave_one_out'),
-        'eval_negatives': ranges.whole(1, 1 << 12),
+        'eval_negatives': ranges.whole(0, 1 << 12),
         'planted': {
             'num_users': ranges.whole(2, 1 << 24),
             'num_items': ranges.whole(10, 1 << 24),

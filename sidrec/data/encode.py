@@ -33,27 +33,24 @@ def build(
   Raises:
     types.InputError: on a split that is empty or a setting that does not fit.
   """
-  _check_config(config)
   made_of = fingerprint.of_tables(tables)
   order = numbering.draw(len(tables.items['item_id']), seed)
   # Features come first: what they say of broken rows is in the files' order.
   encoded = _make_features(tables, where)
   tables = numbering.reorder(tables, order)
   info, item_ids = tables.info, tables.items['item_id'].values
-  time, has_negatives = tables.events['timestamp'], info['label'] is not None
-  user_ids = tables.events['user_id'].values
-  user, item = (tables.events[key].codes for key in ('user_id', 'item_id'))
-  label = (tables.events[info['label']] if has_negatives
-           else np.ones(len(time), np.float32))
-  if not has_negatives and config.eval_negatives and len(item_ids) < 2:
-    raise types.InputError(f'{where}/items: one item leaves no negatives')
+  events, has_negatives = tables.events, info['label'] is not None
+  time, user_ids = events['timestamp'], events['user_id'].values
+  user, item = events['user_id'].codes, events['item_id'].codes
+  label = _label(tables, config, where)
   split, split_note = splits.assign(info, config.split, user, time, where)
   times, before = _before(tables)
+  num_users, ordinal = len(user_ids), info['time_unit'] == 'ordinal'
   index = _make_index(
-      tables, config, times, user, item, label, split, before, len(user_ids))
+      tables, config, times, user, item, label, split, before, num_users)
   sequences, kind = _make_sequences(
-      config, times, user, item, label, time, before, has_negatives,
-      len(user_ids), info['time_unit'] == 'ordinal')
+      config, times, user, item, label, time, before, has_negatives, num_users,
+      ordinal)
   request_spec, users, context = _make_request(
       tables, user_ids, split == splits.TRAIN, where)
   popularity = np.bincount(
@@ -65,7 +62,7 @@ def build(
       name=info['name'], fingerprint=made_of,
       protocol=_protocol(config, split_note, kind, has_negatives),
       spec=types.DataSpec(
-          num_items=len(item_ids), num_users=len(user_ids), items=item_spec,
+          num_items=len(item_ids), num_users=num_users, items=item_spec,
           request=request_spec, cross_names=index.names,
           num_actions=(history.NUM_ACTIONS_LOG if before is None
                        else history.NUM_ACTIONS_BEFORE),
@@ -75,7 +72,7 @@ def build(
       catalog=catalog, item_ids=item_ids, user_ids=user_ids,
       file_order=numbering.inverse(order), has_negatives=has_negatives,
       event_user=user, event_item=item, event_time=time, event_label=label,
-      event_split=split, ordinal=info['time_unit'] == 'ordinal', seed=seed,
+      event_split=split, ordinal=ordinal, seed=seed,
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
       context=context, index=index, sequences=sequences,
       event_stop=sequences.stop(user, np.searchsorted(times, time)))
@@ -91,6 +88,16 @@ def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
   return '; '.join(notes)
 
 
+def _label(tables: tables_lib.Tables, config: ml_collections.ConfigDict,
+           where: str) -> np.ndarray:
+  """Returns the labels [E] of events: 1 where the log has none."""
+  if tables.info['label'] is not None:
+    return tables.events[tables.info['label']]
+  if config.eval_negatives and len(tables.items['item_id']) < 2:
+    raise types.InputError(f'{where}/items: one item leaves no negatives')
+  return np.ones(len(tables.events['timestamp']), np.float32)
+
+
 def _before(
     tables: tables_lib.Tables) -> tuple[np.ndarray, history.Before | None]:
   """Returns all times there are, sorted, and what came before the log."""
@@ -103,21 +110,6 @@ def _before(
   return times, history.before(
       tables.histories, user, np.searchsorted(times, until),
       len(tables.items['item_id']))
-
-
-def _check_config(config: ml_collections.ConfigDict) -> None:
-  """Raises on a value that is out of range."""
-  for key, values in (('history', ('auto', 'positive', 'all')),
-                      ('cross', ('all', 'none'))):
-    if config[key] not in values:
-      raise types.InputError(
-          f'config.data.{key}: {config[key]!r} must be one of '
-          f'{", ".join(values)}')
-  for key, least in (('history_length', 1), ('eval_negatives', 0),
-                     ('history_vectors', 0)):
-    if config[key] < least:
-      raise types.InputError(
-          f'config.data.{key}: {config[key]} must be at least {least}')
 
 
 def _make_index(
