@@ -57,7 +57,7 @@ BAD = {
         'data.history': (['clicks'], ONE_OF), 'data.cross': (['some'], ONE_OF),
         'data.split': (['random'], ONE_OF),
         'data.history_vectors': ([-1, 10**9], WHOLE),
-        'data.eval_negatives': ([0, 10**9], WHOLE),
+        'data.eval_negatives': ([-1, 10**9], WHOLE),
         'data.planted.num_users': ([0, 10**12], WHOLE),
         'data.planted.num_items': ([1, 10**12], WHOLE),
         'data.planted.events_per_user': ([0., NAN, 1e300], NUMBER),

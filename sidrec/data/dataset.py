@@ -28,7 +28,7 @@ class Dataset:
   catalog: item-static features, content vectors and training popularity, V
     rows. Items are numbered at random (`numbering`).
   item_ids: [V] original ids: int64, uint64, or text as objects. user_ids: [U]
-    the same.
+    the same. titles: [V] text or None of items, None where data have none.
   file_order: [V] int32 number of the item of each row of the items table.
   has_negatives: False when every event is a positive.
   event_user, event_item: [E] int32, in order of time.
@@ -50,6 +50,7 @@ class Dataset:
   spec: types.DataSpec
   catalog: types.Catalog
   item_ids: np.ndarray
+  titles: np.ndarray | None
   user_ids: np.ndarray
   file_order: np.ndarray
   has_negatives: bool

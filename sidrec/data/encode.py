@@ -69,7 +69,8 @@ def build(
           history_length=config.history_length, has_negatives=has_negatives,
           vector_dim=(0 if catalog.vectors is None
                       else catalog.vectors.shape[1])),
-      catalog=catalog, item_ids=item_ids, user_ids=user_ids,
+      catalog=catalog, item_ids=item_ids, titles=_titles(tables),
+      user_ids=user_ids,
       file_order=numbering.inverse(order), has_negatives=has_negatives,
       event_user=user, event_item=item, event_time=time, event_label=label,
       event_split=split, ordinal=ordinal, seed=seed,
@@ -86,6 +87,15 @@ def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
     notes.append(f'no negatives in the log: ranking against '
                  f'{config.eval_negatives} uniform negatives a positive')
   return '; '.join(notes)
+
+
+def _titles(tables: tables_lib.Tables) -> np.ndarray | None:
+  """Returns what people call the items, [V] in the order of the tables."""
+  titles = tables.items.get('title')
+  if titles is None or not all(
+      title is None or isinstance(title, str) for title in titles):
+    return None
+  return titles
 
 
 def _label(tables: tables_lib.Tables, config: ml_collections.ConfigDict,

@@ -14,11 +14,14 @@ from sidrec.data import tables as tables_lib
 def of_tables(tables: tables_lib.Tables) -> str:
   """Returns 12 hex digits of all that was read: columns, dtypes and values.
 
+  Not of the name: a folder without one in `dataset.json` may be renamed.
+
   Args:
     tables: after `tables.check`, in the order of the files.
   """
+  info = {key: value for key, value in tables.info.items() if key != 'name'}
   digest = hashlib.sha256(
-      json.dumps(tables.info, sort_keys=True, default=str).encode())
+      json.dumps(info, sort_keys=True, default=str).encode())
   for name in ('events', 'items', 'users', 'histories'):
     for column, values in sorted((getattr(tables, name) or {}).items()):
       digest.update(f'{name}/{column}/{len(values)}'.encode())

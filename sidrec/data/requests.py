@@ -1,13 +1,15 @@
 """Files of `--mode=recommend`: requests in, recommendations out."""
 
+import csv
+import io
 import json
 import os
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidrec import disk
 from sidrec import types
 
 
@@ -52,7 +54,7 @@ def read(path: str) -> tuple[list[Any] | None, list[Any] | None]:
 
 def _json_lines(path: str) -> list[Any]:
   rows = []
-  with open(path) as f:
+  with open(path, encoding='utf-8-sig') as f:
     for number, line in enumerate(f):
       if line.strip():
         try:
@@ -63,36 +65,46 @@ def _json_lines(path: str) -> list[Any]:
   return rows
 
 
-def write(
-    path: str, users: Sequence[Any], items: Sequence[np.ndarray],
-    retrieval: Sequence[np.ndarray], ranking: Sequence[np.ndarray]) -> None:
+def write(path: str, answers: Mapping[str, Sequence[Any]]) -> None:
   """Writes one row a request, in the order of the requests.
 
   Args:
-    path: Parquet (`.parquet`), else JSON lines.
-    users: R user ids or None.
-    items: R arrays of original item ids, in final order.
-    retrieval: R arrays of retrieval scores (logits).
-    ranking: R arrays of ranking scores (logits), empty without a ranker.
+    path: Parquet (`.parquet`), CSV (`.csv`, lists as JSON), else JSON lines.
+    answers: column -> R values: `user_id` (as asked for, or None), and lists in
+      final order: `item_id`, `title` where items have one,
+      `retrieval_score`, `ranking_score` (logits; empty without a ranker).
 
   Raises:
     types.InputError: if the file cannot be written.
   """
-  rows = [
-      {'user_id': user, 'item_id': item.tolist(),
-       'retrieval_score': [float(x) for x in found],
-       'ranking_score': [float(x) for x in ranked]}
-      for user, item, found, ranked in zip(users, items, retrieval, ranking)]
-  if len({type(row['user_id']) for row in rows} - {type(None)}) > 1:
+  names = list(answers)
+  rows = [dict(zip(names, values)) for values in zip(*answers.values())]
+  if path.endswith(('.parquet', '.csv')) and len({
+      type(row['user_id']) for row in rows} - {type(None)}) > 1:
     for row in rows:  # A column of a table has one type.
       row['user_id'] = None if row['user_id'] is None else str(row['user_id'])
   try:
-    if path.endswith('.parquet'):
-      pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-      with open(path, 'w') as f:
-        for row in rows:
-          f.write(json.dumps(row) + '\n')
+    disk.write(path, _encoded(path, names, rows))
   except OSError as error:
-    raise types.InputError(f'--output: cannot write {path} ({error})'
-                           ) from error
+    raise types.InputError(
+        f'--output: cannot write {path} ({disk.reason(error)})') from error
+
+
+def _encoded(path: str, names: Sequence[str], rows: Sequence[dict[str, Any]]
+             ) -> bytes:
+  """Returns the content of a file of answers."""
+  if path.endswith('.parquet'):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+  if path.endswith('.csv'):
+    text = io.StringIO(newline='')
+    table = csv.writer(text, lineterminator='\n')
+    table.writerow(names)
+    for row in rows:
+      table.writerow([
+          json.dumps(value, ensure_ascii=False) if isinstance(value, list)
+          else value for value in row.values()])
+    return text.getvalue().encode()
+  return ''.join(
+      json.dumps(row, ensure_ascii=False) + '\n' for row in rows).encode()

@@ -117,17 +117,24 @@ class Loaded:
       types.InputError: bad files, or a method that cannot retrieve.
     """
     users, histories = requests.read(source)
-    items, found, ranked = [], [], []
+    titles = self.dataset.titles
+    answers = {'user_id': users, 'item_id': [], 'title': [],
+               'retrieval_score': [], 'ranking_score': []}
     size = self.config.eval.users_per_batch
     for start in range(0, len(users), size):
       part = slice(start, start + size)
       beams, ranking = self.retrieve(users[part], histories[part])
       for row, mask in enumerate(beams.mask):
-        items.append(self.dataset.item_ids[beams.item[row][mask]])
-        found.append(beams.score[row][mask])
-        ranked.append(ranking[row][mask] if ranking is not None
-                      else np.zeros(0))
-    requests.write(target, users, items, found, ranked)
+        item = beams.item[row][mask]
+        answers['item_id'].append(self.dataset.item_ids[item].tolist())
+        answers['title'].append(None if titles is None
+                                else titles[item].tolist())
+        answers['retrieval_score'].append(beams.score[row][mask].tolist())
+        answers['ranking_score'].append(
+            [] if ranking is None else ranking[row][mask].tolist())
+    if titles is None:
+      del answers['title']
+    requests.write(target, answers)
     return len(users)
 
   def export(self, workdir: str) -> None:
