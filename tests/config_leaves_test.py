@@ -17,11 +17,16 @@ ELSEWHERE = {
     'train.pair_rows': 'with train.pair_weight',
     'codes.suffix_size': 'with codes.collisions=suffix',
 }
-# The T5 compiles for minutes, and is the same whatever the tokenizer.
+# The T5 compiles for minutes, and is the same whatever the tokenizer; so is
+# what tokenizers share.
 WRITING = [name for name in config_lib.names() if 'generator' in
            tiny_run.config(name)]
+LONG = [('cost', 'decoder'), ('pq', 'decoder'), ('random_codes', 'decoder'),
+        ('tiger', '')]
 RUNS = [(name, 'decoder' if name in WRITING else '')
         for name in config_lib.names()] + [('tiger', '')]
+RUNS = [pytest.param(run, marks=pytest.mark.slow) if run in LONG else run
+        for run in RUNS]
 
 
 @pytest.fixture(name='reads', scope='module', params=RUNS,

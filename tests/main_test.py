@@ -22,8 +22,10 @@ def _start(arguments):
   """Starts a run on one device, as a stranger's shell does."""
   return subprocess.Popen(
       [sys.executable, '-m', 'sidrec.main', *arguments], cwd=tiny_run.ROOT,
-      env={**os.environ, 'XLA_FLAGS': ''}, text=True, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE)
+      env={**os.environ, 'XLA_FLAGS': ' '.join(
+          flag for flag in os.environ['XLA_FLAGS'].split()
+          if 'device_count' not in flag)},
+      text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def _finish(arguments, expected=0):

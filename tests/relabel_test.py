@@ -71,7 +71,7 @@ def test_popularity_is_exactly_the_same(tmp_path):
 
 
 @pytest.mark.parametrize('method, words, more', [
-    ('sasrec', '', {}),
+    pytest.param('sasrec', '', {}, marks=pytest.mark.slow),
     ('category_codes', 'decoder', {'tokenizer__codebook_size': 40})])
 def test_what_learns_is_the_same_within_the_noise_of_seeds(
     tmp_path, method, words, more):
