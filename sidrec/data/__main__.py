@@ -1,4 +1,5 @@
-"""`python -m sidrec.data`: checks data and says what is in them."""
+"""`python -m sidrec.data`: imports raw logs, checks data, says what they are.
+"""
 
 import argparse
 import json
@@ -11,6 +12,7 @@ from sidrec import data
 from sidrec import types
 from sidrec.data import facts
 from sidrec.data import number_rule
+from sidrec.data.imports import command as import_command
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,11 +27,14 @@ def main(arguments: Sequence[str]) -> int:
       help='a folder of tables; or planted, or a folder in $SIDREC_DATA')
   check_parser.add_argument(
       '--json', metavar='FILE', help='write the same, for programs')
+  import_command.add(commands)
   try:
     args = parser.parse_args(list(arguments))
   except SystemExit as error:
     return int(error.code or 0)
   try:
+    if args.command == 'import':
+      return import_command.main(args)
     return check(args.where, args.json)
   except types.InputError as error:
     print(f'error: {error}', file=sys.stderr)

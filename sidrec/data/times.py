@@ -18,6 +18,8 @@ from sidrec.data import ids as ids_lib
 
 UNITS = ('ms', 's', 'us', 'ns', 'ordinal')
 _PER_SECOND = {'s': 1, 'ms': 10**3, 'us': 10**6, 'ns': 10**9}
+_TEXT = pa.large_string()
+_BLOCK = 4096  # Rows that are cast at a time.
 _ZONE = r'(Z|z|[+-]\d\d:?\d\d)$'
 _NUMBER = r'^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$'
 # Seconds since 1970 at the start of 1990 and at the end of 2100.
@@ -77,6 +79,56 @@ def read(column: Any, unit: str | None, where: str, name: str,
                'or ISO 8601')
     return None
   return _of_numbers(array, unit, where, name, faults)
+
+
+def as_numbers(column: Any) -> np.ndarray | None:
+  """Returns times that are numbers, [R]; None where one is a date or missing.
+
+  Args:
+    column: Arrow or NumPy, [R]; numbers may be text.
+  """
+  array = ids_lib.as_arrow(column)
+  if pa.types.is_large_string(array.type):
+    if not pc.all(pc.match_substring_regex(array, _NUMBER)).as_py():
+      return None
+    array = _numbers(array)
+  if array.null_count or not (
+      pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+    return None
+  return array.to_numpy(zero_copy_only=False)
+
+
+def readable(column: Any) -> np.ndarray:
+  """Returns [R] bool: `read` takes the row for a moment.
+
+  Of a text column that holds numbers and dates, those of which there are
+  more can be read.
+
+  Args:
+    column: Arrow or NumPy, [R].
+  """
+  array = ids_lib.as_arrow(column)
+  kind = array.type
+  if pa.types.is_large_string(kind):
+    numeric = pc.fill_null(
+        pc.match_substring_regex(array, _NUMBER), False).to_numpy(
+            zero_copy_only=False)
+    present = pc.fill_null(pc.not_equal(array, ''), False).to_numpy(
+        zero_copy_only=False)
+    if 2 * numeric.sum() < present.sum():
+      exact, bad = _moments(array)
+      return present & ~bad & (exact >= 0)
+    numbers = np.full(len(array), np.nan)
+    numbers[numeric] = _numbers(array.filter(pa.array(numeric))).to_numpy(
+        zero_copy_only=False)
+    return np.isfinite(numbers) & (numbers >= 0)
+  if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+    return _of_datetimes(array).value >= 0
+  if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    numbers = array.cast(pa.float64(), safe=False).to_numpy(
+        zero_copy_only=False)
+    return np.isfinite(numbers) & (numbers >= 0)
+  return array.is_valid().to_numpy(zero_copy_only=False)
 
 
 def are_positions(column: Any, user: np.ndarray) -> bool:
@@ -248,7 +300,18 @@ def _of_datetimes(array: pa.Array) -> Times:
 def _of_text(array: pa.Array, where: str, name: str,
              faults: faults_lib.Faults) -> Times | None:
   """Reads ISO 8601, row by row with or without a zone."""
-  text = pc.utf8_trim_whitespace(array.cast(pa.string()))
+  exact, bad = _moments(array)
+  if faults.rows(bad, where, name, lambda row: (
+      f'{array[row].as_py()!r} is no moment; write ISO 8601, such as '
+      '2024-01-31T18:00:00Z, or seconds or milliseconds since 1970')):
+    return None
+  least = exact == np.iinfo(np.int64).min
+  return Times(np.where(least, exact, exact // 1000), exact, 'datetime')
+
+
+def _moments(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+  """Returns text as us since 1970 (missing: the least), and what is none."""
+  text = pc.utf8_trim_whitespace(array.cast(_TEXT))
   # 2024/01/05 is as clear as 2024-01-05; 01/05/2024 is not.
   text = pc.replace_substring_regex(
       text, r'^(\d{4})/(\d\d?)/(\d\d?)', r'\1-\2-\3')
@@ -263,21 +326,22 @@ def _of_text(array: pa.Array, where: str, name: str,
         has_zone.to_numpy(zero_copy_only=False) == zoned)
     part = text.take(pa.array(rows))
     kind = pa.timestamp('us', 'UTC' if zoned else None)
-    try:
-      times = part.cast(kind)
-    except pa.ArrowInvalid:
-      times = pa.array([_iso(value, kind) for value in part.to_pylist()], kind)
+    # In blocks, so that few rows of another form cost little.
+    times = pa.chunked_array([
+        _cast(part.slice(start, _BLOCK), kind)
+        for start in range(0, len(part), _BLOCK)], kind)
     exact[rows] = pc.fill_null(
-        times.cast(pa.int64()), np.iinfo(np.int64).min).to_numpy(
-            zero_copy_only=False)
-    bad[rows] = pc.and_(times.is_null(), part.is_valid()).to_numpy(
-        zero_copy_only=False)
-  if faults.rows(bad, where, name, lambda row: (
-      f'{array[row].as_py()!r} is no moment; write ISO 8601, such as '
-      '2024-01-31T18:00:00Z, or seconds or milliseconds since 1970')):
-    return None
-  least = exact == np.iinfo(np.int64).min
-  return Times(np.where(least, exact, exact // 1000), exact, 'datetime')
+        times.cast(pa.int64()), np.iinfo(np.int64).min).to_numpy()
+    bad[rows] = pc.and_(times.is_null(), part.is_valid()).to_numpy()
+  return exact, bad
+
+
+def _cast(text: pa.Array, kind: pa.DataType) -> pa.Array:
+  """Returns text as times, null where it is none."""
+  try:
+    return text.cast(kind)
+  except pa.ArrowInvalid:
+    return pa.array([_iso(value, kind) for value in text.to_pylist()], kind)
 
 
 def _iso(text: str | None, kind: pa.DataType) -> datetime.datetime | None:

@@ -74,8 +74,6 @@ def counts(data: tables.Tables) -> dict[str, int]:
 def write(data: tables.Tables, directory: str) -> None:
   """Writes zstd Parquet tables, embeddings and `dataset.json`.
 
-  `dataset.json` goes last, so a folder that has it is complete.
-
   Args:
     data: checked tables; what a planted world knows of itself is not kept.
     directory: made if it is not there; files of the same names are replaced.
@@ -83,24 +81,41 @@ def write(data: tables.Tables, directory: str) -> None:
   Raises:
     types.InputError: the folder cannot be written.
   """
+  save({name: pa.table({column: _to_arrow(values, f'{name}.{column}')
+                        for column, values in plain(table).items()})
+        for name in TABLES if (table := getattr(data, name)) is not None},
+       _info(data), data.embeddings, directory)
+
+
+def save(arrow: Mapping[str, pa.Table], info: Mapping[str, Any],
+         embeddings: np.ndarray | None, directory: str) -> None:
+  """Writes tables as they are.
+
+  `dataset.json` goes last, so a folder that has it is complete.
+
+  Args:
+    arrow: name -> table.
+    info: `dataset.json`.
+    embeddings: [V, E], or None.
+    directory: made if it is not there; files of the same names are replaced.
+
+  Raises:
+    types.InputError: the folder cannot be written.
+  """
   try:
     os.makedirs(directory, exist_ok=True)
-    for name in TABLES:
-      table = getattr(data, name)
-      if table is not None:
-        path = os.path.join(directory, f'{name}.parquet')
-        arrow = pa.table({column: _to_arrow(values, f'{name}.{column}')
-                          for column, values in plain(table).items()})
-        pa_parquet.write_table(arrow, f'{path}.part', compression='zstd')
-        os.replace(f'{path}.part', path)
-    if data.embeddings is not None:
+    for name, table in arrow.items():
+      path = os.path.join(directory, f'{name}.parquet')
+      pa_parquet.write_table(table, f'{path}.part', compression='zstd')
+      os.replace(f'{path}.part', path)
+    if embeddings is not None:
       path = os.path.join(directory, tables.EMBEDDINGS)
       with open(f'{path}.part', 'wb') as file:
-        np.save(file, data.embeddings, allow_pickle=False)
+        np.save(file, embeddings, allow_pickle=False)
       os.replace(f'{path}.part', path)
     path = os.path.join(directory, schema.FILE)
     with open(f'{path}.part', 'w', encoding='utf-8') as file:
-      json.dump(_info(data), file, indent=1, ensure_ascii=False)
+      json.dump(info, file, indent=1, ensure_ascii=False)
       file.write('\n')
     os.replace(f'{path}.part', path)
   except OSError as error:
