@@ -158,29 +158,10 @@ def _log(parts: Sequence[logs.Part], found: _Sorted,
         f'--column={recognise.TIME}=NAME')
   tables, good = [], []
   for part, (place, _) in zip(parts, found.events):
-    table, fine = part.table, np.ones(len(part.row), bool)
-    source = np.full(len(part.row), place)
-    for key, reason in ((recognise.USER, 'missing user'),
-                        (recognise.ITEM, 'missing item'),
-                        (recognise.TIME, 'missing time')):
-      if key in table.column_names:
-        bad = files.missing(table[key])
-        rejected.add(bad, source, part.row, reason)
-        fine &= ~bad
-    if recognise.TIME in table.column_names:
-      bad = fine & ~clock.readable(table[recognise.TIME])
-      rejected.add(bad, source, part.row, 'time that is none')
-      fine &= ~bad
-    rejected.add(np.ones(len(part.empty), bool),
-                 np.full(len(part.empty), place), part.empty, 'no items')
-    for key in (recognise.USER, recognise.ITEM):
-      column = table[key]
-      if raws[place].is_text:
-        kept = column.filter(pa.array(fine))
-        if pa.types.is_integer(catalog.keys_of(
-            pa.table({key: kept}), key).type) and len(kept):
-          column = _integers(column, fine)
-      table = table.set_column(table.column_names.index(key), key, column)
+    fine = _good(part, place, rejected)
+    table = part.table
+    if raws[place].is_text:
+      table = _exact(table, fine)
     tables.append(table)
     good.append(fine)
   kinds = {name: kind for raw in raws for name, kind in raw.kinds.items()}
@@ -193,13 +174,40 @@ def _log(parts: Sequence[logs.Part], found: _Sorted,
       next((part.label for part in parts if part.label), None), kinds)
 
 
-def _integers(column: pa.ChunkedArray, good: np.ndarray) -> pa.ChunkedArray:
-  """Returns text as integers, null in rows that are left out anyway."""
-  array = ids.as_arrow(column)
-  kept = ids.as_arrow(ids.from_text(array.filter(pa.array(good))))
-  place = np.cumsum(good) - 1
-  return pa.chunked_array([kept.take(pa.array(
-      np.maximum(place, 0), mask=~good))])
+def _good(part: logs.Part, source: int, rejected: broken.Rejected
+          ) -> np.ndarray:
+  """Returns [E] bool: the events of a file that have user, item and time."""
+  table, sources = part.table, np.full(len(part.row), source)
+  good = np.ones(len(part.row), bool)
+  for key, reason in ((recognise.USER, 'missing user'),
+                      (recognise.ITEM, 'missing item'),
+                      (recognise.TIME, 'missing time')):
+    if key in table.column_names:
+      bad = files.missing(table[key])
+      rejected.add(bad, sources, part.row, reason)
+      good &= ~bad
+  if recognise.TIME in table.column_names:
+    bad = good & ~clock.readable(table[recognise.TIME])
+    rejected.add(bad, sources, part.row, 'time that is none')
+    good &= ~bad
+  rejected.add(np.ones(len(part.empty), bool),
+               np.full(len(part.empty), source), part.empty, 'no items')
+  return good
+
+
+def _exact(table: pa.Table, good: np.ndarray) -> pa.Table:
+  """Makes ids integers where all good rows have plain ones."""
+  for key in (recognise.USER, recognise.ITEM):
+    array = ids.as_arrow(table[key])
+    if not pa.types.is_large_string(array.type):
+      continue
+    kept = ids.as_arrow(ids.from_text(array.filter(pa.array(good))))
+    if len(kept) and pa.types.is_integer(kept.type):
+      place = np.maximum(np.cumsum(good) - 1, 0)
+      table = table.set_column(
+          table.column_names.index(key), key,
+          kept.take(pa.array(place, mask=~good)))
+  return table
 
 
 def _rule(options: Options, table: pa.Table) -> labels.Rule | None:
