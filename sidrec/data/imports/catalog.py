@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from sidrec.data import columns as columns_lib
 from sidrec.data import ids
-from sidrec.data.imports import logs
 from sidrec.data.imports import recognise
 
 LEAST_SHARE = .98  # Of the items, that have one value in a column.
@@ -58,14 +57,6 @@ def gather(tables: Sequence[pa.Table], keys: Sequence[pa.Array],
         columns[name] = ids.as_arrow(table[name]).take(row)
   return Entities(vocabulary, ids.look_up(distinct, vocabulary)[codes],
                   columns, len(added))
-
-
-def group(parts: Sequence[pa.Table]) -> list[pa.Table]:
-  """Puts tables with the same columns under each other."""
-  found: dict[tuple[str, ...], list[pa.Table]] = {}
-  for part in parts:
-    found.setdefault(tuple(sorted(part.column_names)), []).append(part)
-  return [logs.stack(same) for same in found.values()]
 
 
 def constant(code: np.ndarray, column: pa.ChunkedArray, num: int

@@ -20,8 +20,22 @@ from sidrec.data.imports import labels
 from sidrec.data.imports import recognise
 
 _NEVER = types.Role.NEVER.value
-_MOST_LEVELS = 3  # Item columns that u2i statistics are kept for.
-_MOST_CROSS = 200_000  # Categories of such a column.
+_MOST_CROSS = 2  # Item columns that u2i statistics are kept for.
+
+
+class Log(NamedTuple):
+  """Good events, in order, E of them.
+
+  table: their columns. keys: role -> their ids first, then those of files.
+  timing: of them. label: column made by a rule or of lists, or None. rule:
+  that made it, or None. kinds: column -> RecBole's word for it.
+  """
+  table: pa.Table
+  keys: Mapping[str, Sequence[pa.Array]]
+  timing: clock.Timing
+  label: str | None
+  rule: labels.Rule | None
+  kinds: Mapping[str, str]
 
 
 class Made(NamedTuple):
@@ -31,22 +45,15 @@ class Made(NamedTuple):
   embeddings: np.ndarray | None
 
 
-def make(events: pa.Table, keys: Mapping[str, Sequence[pa.Array]],
-         timing: clock.Timing, items: catalog.Entities,
-         users: catalog.Entities, label: str | None, rule: labels.Rule | None,
-         kinds: Mapping[str, str], own_items: bool, own_users: bool,
-         raws: Sequence[files.Raw], name: str, said: list[str]) -> Made:
+def make(log: Log, items: catalog.Entities, users: catalog.Entities,
+         own: Mapping[str, bool], raws: Sequence[files.Raw], name: str,
+         said: list[str]) -> Made:
   """Makes tables and `dataset.json`.
 
   Args:
-    events: good rows, in order.
-    keys: role -> their ids first.
-    timing: of them.
+    log: the events.
     items, users: all there are.
-    label: column made by a rule or of lists, or None.
-    rule: that made it, or None.
-    kinds: column -> RecBole's word.
-    own_items, own_users: whether there are files of them.
+    own: 'items' and 'users' -> whether there are files of them.
     raws: all files.
     name: of the data set.
     said: gets what was inferred.
@@ -54,54 +61,73 @@ def make(events: pa.Table, keys: Mapping[str, Sequence[pa.Array]],
   Raises:
     types.InputError: all labels are equal.
   """
-  events = events.drop_columns(
-      [x for x in events.column_names if catalog.is_key(x)])
-  label, others = _labels(events, label, rule, said)
-  skipped = {label, *others, *([rule.column] if rule else ())} | {
+  events = log.table.drop_columns(
+      [x for x in log.table.column_names if catalog.is_key(x)])
+  label, others = _labels(events, log.label, log.rule, said)
+  outcomes = {label, *others}
+  stays = outcomes | {log.rule.column if log.rule else None} | {
       x for x in events.column_names
       if recognise.normal(x) in recognise.RATINGS + recognise.EVENTS}
-  of_items, of_users, notes = catalog.split_off(events, items, users, skipped)
-  said += notes
+  of_items, of_users, notes = catalog.split_off(events, items, users, stays)
   stay = [x for x in events.column_names
           if x not in of_items and x not in of_users]
-  never = [x for x in stay if x not in (label, *others)]
+  _tell(stay, outcomes, of_items, of_users, said)
+  said += notes
+  if own['items'] and items.num_added:
+    said.append(f'{items.num_added:,} items of events only are added to items, '
+                'with missing fields')
+  out = {'events': pa.table({
+      recognise.USER: log.keys[recognise.USER][0],
+      recognise.ITEM: log.keys[recognise.ITEM][0],
+      recognise.TIME: log.timing.value,
+      **{x: _event_column(events[x], log.kinds.get(x), x in outcomes)
+         for x in stay}})}
+  columns = {'events': {
+      x: dict(role=_NEVER, type=_event_type(out['events'][x].type))
+      for x in stay}, 'users': {}}
+  out['items'], columns['items'], embeddings = _entities(
+      recognise.ITEM, items, {**items.columns, **of_items}, log.kinds, said)
+  if own['users'] or of_users:
+    out['users'], columns['users'], _ = _entities(
+        recognise.USER, users, {**users.columns, **of_users}, log.kinds, said)
+  return Made(out, dict(
+      name=name, time_unit='ordinal' if log.timing.ordinal else 'ms',
+      label=label, other_labels=others,
+      split=_split(log.timing, users.code, said), columns=columns,
+      cross=[recognise.ITEM, *_cross(columns['items'])],
+      source=[raw.name for raw in raws],
+      counts=dict(users=len(np.unique(users.code)), items=len(items.keys),
+                  items_with_events=len(np.unique(items.code)),
+                  events=len(events))), embeddings)
+
+
+def _tell(stay: Sequence[str], outcomes: set[str | None],
+          of_items: Mapping[str, Any], of_users: Mapping[str, Any],
+          said: list[str]) -> None:
+  """Says where the columns of a log went."""
+  never = [x for x in stay if x not in outcomes]
   if never:
     said.append(f'stay in events, role never: {", ".join(never)}')
   for found, word in ((of_items, 'items'), (of_users, 'users')):
     if found:
       said.append(f'one value each, so columns of {word}: {", ".join(found)}')
-  if own_items and items.num_added:
-    said.append(f'{items.num_added:,} items of events only are added to items, '
-                'with missing fields')
-  columns: dict[str, dict[str, Any]] = {
-      'events': {x: dict(role=_NEVER, type='number' if x in (label, *others)
-                         else 'category') for x in stay}}
-  out, embeddings = {}, None
-  out['items'], columns['items'], embeddings = _entities(
-      recognise.ITEM, items, {**items.columns, **of_items}, kinds, said)
-  columns['users'] = {}
-  if own_users or of_users:
-    out['users'], columns['users'], _ = _entities(
-        recognise.USER, users, {**users.columns, **of_users}, kinds, said)
-  out['events'] = pa.table({
-      recognise.USER: keys[recognise.USER][0],
-      recognise.ITEM: keys[recognise.ITEM][0],
-      recognise.TIME: timing.value,
-      **{x: _event_column(events[x], kinds.get(x), x in (label, *others))
-         for x in stay}})
-  cross = [x for x, column in columns['items'].items()
-           if column['role'] != _NEVER and column['type'] in (
-               'category', 'categories')][:_MOST_LEVELS - 1]
-  info = dict(
-      name=name, time_unit='ordinal' if timing.ordinal else 'ms', label=label,
-      other_labels=others, split=_split(timing, users.code, said),
-      columns=columns, cross=[recognise.ITEM, *cross],
-      source=[raw.name for raw in raws],
-      counts=dict(users=len(np.unique(users.code)), items=len(items.keys),
-                  items_with_events=len(np.unique(items.code)),
-                  events=len(events)))
-  return Made({x: out[x] for x in ('events', 'items', 'users') if x in out},
-              info, embeddings)
+
+
+def _cross(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Returns the columns of items that u2i statistics are kept for."""
+  return [x for x, column in columns.items()
+          if column['role'] != _NEVER and column['type'] in (
+              'category', 'categories')][:_MOST_CROSS]
+
+
+def _event_type(kind: pa.DataType) -> str:
+  """Returns the type of a column of events, which is no feature."""
+  if columns_lib.is_list(kind):
+    return 'categories'
+  if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+    return 'date'
+  return ('number' if pa.types.is_integer(kind) or pa.types.is_floating(kind)
+          else 'category')
 
 
 def _labels(events: pa.Table, label: str | None, rule: labels.Rule | None,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -285,12 +285,11 @@ def _build(log: _Log, positive: np.ndarray | None, rule: labels.Rule | None,
   items = catalog.gather(
       [x.drop_columns(recognise.ITEM) for x in tables['items']],
       keys[recognise.ITEM][1:], keys[recognise.ITEM][0], add=True)
-  return describe.make(events, keys, timing, items, users, log.label, rule,
-                       log.kinds, bool(tables['items']),
-                       bool(tables['users']), raws,
-                       options.name or os.path.basename(
-                           os.path.normpath(os.path.abspath(options.output))),
-                       said)
+  name = options.name or os.path.basename(os.path.abspath(options.output))
+  return describe.make(
+      describe.Log(events, keys, timing, log.label, rule, log.kinds), items,
+      users, {kind: bool(found) for kind, found in tables.items()}, raws, name,
+      said)
 
 
 def _join_keys(events: pa.Table, tables: Mapping[str, list[pa.Table]]
@@ -306,7 +305,7 @@ def _join_keys(events: pa.Table, tables: Mapping[str, list[pa.Table]]
   return out
 
 
-def _write(made: Any, options: Options, rejected: broken.Rejected) -> None:
+def _write(made: describe.Made, options: Options, rejected: broken.Rejected) -> None:
   """Writes the folder and reads it back."""
   for name in _TABLES:  # Of another import; nothing of it may stay.
     path = os.path.join(options.output, name)
