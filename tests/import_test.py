@@ -11,6 +11,7 @@ import pytest
 
 from sidrec.data import __main__ as main
 from sidrec.data import tables
+from sidrec.data.imports import values
 
 _LOG = '''visitor,sku,created_at,event,price,category,genres,title,zip
 u1,007,2024-01-01T00:00:00,view,"$1,299.00",A > B > C,x|y,"An ""odd"" one",01234
@@ -220,7 +221,7 @@ def test_broken_rows(tmp_path, capsys):
   assert [path.name for path in (tmp_path / 'out').iterdir()] == [
       'rejected.csv']
   message = capsys.readouterr().err
-  assert message.count('\n') == 1 and '7 broken rows' in message
+  assert message.count('\n') == 1 and 'broken rows: 7' in message
   with open(tmp_path / 'out' / 'rejected.csv', encoding='utf-8') as file:
     rows = list(csv.reader(file))
   assert rows == [
@@ -308,3 +309,27 @@ def test_ids_come_out_as_they_went_in(tmp_path, seed):
     assert all(isinstance(x, int if exact else str) for x in out)
   back = tables.check(tables.read(str(tmp_path / 'out')), 'out')
   assert [str(x) for x in back.events['user_id'].ids] == [x[0] for x in rows]
+
+
+@pytest.mark.parametrize('texts, wanted', [
+    (['$1,299.00', '$2'], [1299., 2.]), (['12,50 EUR', '1.299 EUR'],
+                                         [12.5, 1299.]),
+    (['£1,299', '-'], None), (['3', '4'], None), (['AB 12', 'CD 13'], None)])
+def test_money(texts, wanted):
+  assert values.money(texts, named=False) == wanted
+
+
+@pytest.mark.parametrize('texts, name, levels, entries', [
+    (['A/B', 'A/C', 'D/E'], 'kind', 2, None), (['A|B', 'A|C', 'D|E'], 'kind', 2,
+                                               None),
+    (['AC/DC', 'x'], 'artist', None, None),
+    (['x|y', 'y|x', 'x|z'], 'genres', None, ['x', 'y']),
+    (["['x', 'y']", '[]'], 'tags', None, ['x', 'y']),
+    (['x, y', 'x, z', 'y'], 'genres', None, ['x', 'y']),
+    (['Hello, dear', 'Well, no', 'So, what'], 'phrase', None, None)])
+def test_paths_and_lists(texts, name, levels, entries):
+  found = values.levels(texts, name)
+  assert (found and max(map(len, found))) == levels
+  if found is None:
+    split = values.split(texts, name)
+    assert (split and split[0]) == entries

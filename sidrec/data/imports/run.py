@@ -252,7 +252,7 @@ def _refuse(rejected: broken.Rejected, options: Options) -> None:
   if len(rejected) and not options.drop_bad_rows:
     rejected.write(options.output)
     raise types.InputError(
-        f'{len(rejected):,} broken rows ({rejected.counts()}): see '
+        f'broken rows: {len(rejected):,} ({rejected.counts()}): see '
         f'{os.path.join(options.output, broken.FILE)}; correct them, or say '
         '--drop_bad_rows')
 
