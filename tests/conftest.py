@@ -4,6 +4,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
 
 # Before jax is imported anywhere: the backend reads these only once.
@@ -23,6 +24,12 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
       prefix='sidrec-tests-')
   atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'],
                   ignore_errors=True)
+
+# Tests send these to runs; what a shell starts in the background ignores them.
+for _number in (signal.SIGHUP, signal.SIGINT):
+  if signal.getsignal(_number) == signal.SIG_IGN:
+    signal.signal(_number, signal.SIG_DFL if _number == signal.SIGHUP
+                  else signal.default_int_handler)
 
 import pathlib  # pylint: disable=g-import-not-at-top
 

@@ -1,10 +1,13 @@
 """Tests of the parsers of the public data sets' raw files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sidrec import types
 from sidrec.data import builders
+from sidrec.data.builders import layout
 from sidrec.data.builders.sources import raw
 import raw_files
 
@@ -12,7 +15,11 @@ import raw_files
 def _convert(name, folder, **kwargs):
   write, category = raw_files.WRITERS[name]
   write(folder)
-  return builders.convert(name, str(folder), category=category, **kwargs)
+  data = builders.convert(name, str(folder), category=category, **kwargs)
+  return dataclasses.replace(data, **{
+      table: layout.plain(getattr(data, table))
+      for table in ('events', 'items', 'users')
+      if getattr(data, table) is not None})
 
 
 def test_kuairand(tmp_path):
@@ -68,7 +75,7 @@ def test_amazon_2023(tmp_path, as_json):
   assert len(data.events['user_id']) == 25
   assert data.info['time_unit'] == 'ms'
   assert data.events['timestamp'][-1] == 4004
-  assert data.items['item_id'].tolist() == [f'P{p}' for p in range(5)]
+  assert data.items['item_id'].ids.tolist() == [f'P{p}' for p in range(5)]
   assert data.items['brand'].tolist() == ['S'] + [None] * 4
   np.testing.assert_array_equal(data.items['has_image'], [0, 1, 1, 1, 1])
   assert data.info['columns']['items']['n_ratings']['role'] == 'never'
