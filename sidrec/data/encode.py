@@ -111,15 +111,20 @@ def _label(tables: tables_lib.Tables, config: ml_collections.ConfigDict,
 def _before(
     tables: tables_lib.Tables) -> tuple[np.ndarray, history.Before | None]:
   """Returns all times there are, sorted, and what came before the log."""
-  time = tables.events['timestamp']
+  times = _distinct(tables.events['timestamp'])
   if tables.histories is None:
-    return np.unique(time), None
+    return times, None
   user = tables.histories['user_id'].codes
   until = tables.histories.get('until', np.full(len(user), -1, np.int64))
-  times = np.unique(np.concatenate([time, until]))
+  times = _distinct(np.sort(np.concatenate([times, until])))
   return times, history.before(
       tables.histories, user, np.searchsorted(times, until),
       len(tables.items['item_id']))
+
+
+def _distinct(ordered: np.ndarray) -> np.ndarray:
+  """Returns what np.unique does of a sorted array, many times as fast."""
+  return ordered[np.append(True, ordered[1:] != ordered[:-1])]
 
 
 def _make_index(

@@ -44,7 +44,7 @@ def measure(tables: tables_lib.Tables, dataset: dataset_lib.Dataset,
                  for place, name in enumerate(splits.NAMES)},
       **_test(dataset), **_rows(dataset),
       'suspected_leaks': _leaks(tables, split > splits.TRAIN),
-      'columns': _columns(tables),
+      'columns': _columns(tables), 'cross': list(tables.info['cross']),
       'content_dimensions': dataset.spec.vector_dim,
       'item_number_rule_recall@10': rule.recall,
       'item_number_rule_ndcg@10': rule.ndcg,
@@ -193,14 +193,15 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         'best recall', f'{facts["best_recall_without_cold_items"]:.3f} for '
         'what learns items by id (content can reach the rest)'))
   out += _column_lines(facts)
+  out.append((types.Role.CROSS.value, ', '.join(facts['cross']) or 'none'))
   out.append(('content vectors', f'{facts["content_dimensions"]} dimensions'
               if facts['content_dimensions'] else 'none'))
   for name in ('recall', 'ndcg'):
     out.append((f'item_number_rule_{name}@10',
                 f'{facts[f"item_number_rule_{name}@10"]:.4f} as ordered, '
                 f'{facts[f"random_number_rule_{name}@10"]:.4f} permuted'))
-  out.append(('memory', f'{facts["memory_gib"]:.2f} GiB so far, with all that '
-              'the data need'))
+  out.append(('memory', f'{facts["memory_gib"]:.2f} GiB, without statistics of '
+              'users with items'))
   return out
 
 
