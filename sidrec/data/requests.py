@@ -6,11 +6,16 @@ import json
 import os
 from typing import Any, Mapping, Sequence
 
+from absl import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidrec import disk
 from sidrec import types
+from sidrec.data import reading
+from sidrec.data import schema
+
+_KEYS = ('user_id', 'history')
 
 
 def read(path: str) -> tuple[list[Any] | None, list[Any] | None]:
@@ -38,30 +43,60 @@ def read(path: str) -> tuple[list[Any] | None, list[Any] | None]:
     rows = _json_lines(path)
   if not rows:
     raise types.InputError(f'{path}: no rows')
-  users, histories = [], []
+  users, histories, others, faults = [], [], {}, []
   for number, row in enumerate(rows):
-    if not isinstance(row, dict) or not {'user_id', 'history'} & set(row):
-      raise types.InputError(
-          f'{path}: row {number}: needs user_id or history')
-    history = row.get('history')
-    if history is not None and not isinstance(history, (list, tuple)):
-      raise types.InputError(
-          f'{path}: row {number}, column history: must be a list of item ids')
+    fault = _fault(row)
+    if fault:
+      faults.append(f'row {number}{fault}')
+      continue
     users.append(row.get('user_id'))
-    histories.append(history)
+    histories.append(row.get('history'))
+    others |= {name: number for name in row if name not in _KEYS}
+  if faults:
+    raise types.InputError(f'{path}: {faults[0]}' + (
+        f' (and {len(faults) - 1} more rows)' if len(faults) > 1 else ''))
+  if others:
+    logging.warning('%s: not read: %s', path, schema.listed(others))
   return users, histories
 
 
+def _fault(row: Any) -> str | None:
+  """Returns what is wrong with one request, None if nothing is."""
+  if not isinstance(row, dict):
+    return ': must be an object with user_id or history'
+  for name in row:
+    if name not in _KEYS and schema.nearest(name, _KEYS):
+      return f': unknown key {name!r}{schema.nearest(name, _KEYS)}'
+  if not any(name in row for name in _KEYS):
+    return ': needs user_id or history'
+  if isinstance(row.get('user_id'), (list, dict, bool)):
+    return ', column user_id: must be one id, a number or a text'
+  history = row.get('history')
+  if history is None:
+    return None
+  if not isinstance(history, (list, tuple)):
+    return ', column history: must be a list of item ids'
+  if any(isinstance(item, (list, dict, bool)) for item in history):
+    return ', column history: must hold ids, numbers or texts'
+  return None
+
+
 def _json_lines(path: str) -> list[Any]:
-  rows = []
-  with open(path, encoding='utf-8-sig') as f:
-    for number, line in enumerate(f):
-      if line.strip():
-        try:
+  rows, number = [], 0
+  try:
+    with open(path, encoding='utf-8-sig') as file:
+      for number, line in enumerate(file):
+        if line.strip():
           rows.append(json.loads(line))
-        except ValueError as error:
-          raise types.InputError(
-              f'{path}: row {number}: not JSON ({error})') from error
+  except UnicodeDecodeError as error:
+    reading.check_encoding(path, 'utf-8')
+    raise AssertionError from error  # It has raised.
+  except (ValueError, RecursionError) as error:
+    raise types.InputError(
+        f'{path}: row {number}: not JSON ({error})') from error
+  except OSError as error:
+    raise types.InputError(
+        f'{path}: cannot be read ({disk.reason(error)})') from error
   return rows
 
 
