@@ -200,7 +200,8 @@ def test_recommend_names_what_is_wrong(trained, mode, tmp_path):
   workdir, _ = trained
   path = tmp_path / 'in.jsonl'
   for text, message in (
-      ('{"user_id": 1}\n{"user": 2}\n', 'row 1: needs user_id or history'),
+      ('{"user_id": 1}\n{"user": 2}\n', "row 1: unknown key 'user'; did you "
+       "mean 'user_id'"),
       ('{"history": 7}\n', 'row 0, column history'), ('{\n', 'row 0: not JSON'),
       ('', 'no rows')):
     path.write_text(text)
