@@ -128,7 +128,7 @@ def test_recbole_files(tmp_path):
   assert found['events']['timestamp'][0] == 881250949000
   assert found['items'] == {
       'item_id': [10, 11, 13, 12],
-      'movie_title': ['"Toy" Story', 'Heat', 'Nixon', None],
+      'title': ['"Toy" Story', 'Heat', 'Nixon', None],
       'release_year': [1995, 1996, 1995, None],
       'class': [['Animation', 'Comedy'], ['Crime'], None, None]}
   assert found['users']['zip_code'] == ['01234', '94043']
@@ -333,3 +333,14 @@ def test_paths_and_lists(texts, name, levels, entries):
   if found is None:
     split = values.split(texts, name)
     assert (split and split[0]) == entries
+
+
+def test_what_items_are_called_is_their_title(tmp_path):
+  rows = [f'u{u},i{i},{1_700_000_000 + 60 * u + i},thing {i}'
+          for u in range(6) for i in range(5)]
+  (tmp_path / 'log.csv').write_text(
+      '\n'.join(['user,item,ts,Product Name', *rows]) + '\n')
+  assert main.main(['import', str(tmp_path / 'log.csv'),
+                    f'--output={tmp_path / "out"}']) == 0
+  items = tables.read(str(tmp_path / 'out')).items
+  assert items['title'].tolist() == [f'thing {i}' for i in range(5)]

@@ -15,7 +15,7 @@ def of_tree(tree: Any, with_crc: bool = True) -> dict[str, Leaf]:
   """Returns the name of each leaf -> its dtype, shape and hash.
 
   A CRC finds every single changed bit and every change within 32 bits; it
-  costs one to two seconds for a gigabyte.
+  costs two to three seconds for a gigabyte.
 
   Args:
     tree: arrays, on the host or replicated over the devices; without hashes

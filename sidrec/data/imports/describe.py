@@ -21,6 +21,9 @@ from sidrec.data.imports import recognise
 
 _NEVER = types.Role.NEVER.value
 _MOST_CROSS = 2  # Item columns that u2i statistics are kept for.
+_TITLE = 'title'
+_TITLES = ('name', 'itemname', 'itemtitle', 'productname', 'producttitle',
+           'movietitle', 'booktitle', 'headline')
 
 
 class Log(NamedTuple):
@@ -86,7 +89,8 @@ def make(log: Log, items: catalog.Entities, users: catalog.Entities,
       x: dict(role=_NEVER, type=_event_type(out['events'][x].type))
       for x in stay}, 'users': {}}
   out['items'], columns['items'], embeddings = _entities(
-      recognise.ITEM, items, {**items.columns, **of_items}, log.kinds, said)
+      recognise.ITEM, items, _titled({**items.columns, **of_items}, said),
+      log.kinds, said)
   if own['users'] or of_users:
     out['users'], columns['users'], _ = _entities(
         recognise.USER, users, {**users.columns, **of_users}, log.kinds, said)
@@ -99,6 +103,15 @@ def make(log: Log, items: catalog.Entities, users: catalog.Entities,
       counts=dict(users=len(np.unique(users.code)), items=len(items.keys),
                   items_with_events=len(np.unique(items.code)),
                   events=len(events))), embeddings)
+
+
+def _titled(columns: Mapping[str, Any], said: list[str]) -> dict[str, Any]:
+  """Calls what people call the items `title`: answers show it."""
+  name = next((x for x in columns if recognise.normal(x) in _TITLES), None)
+  if name is None or any(recognise.normal(x) == _TITLE for x in columns):
+    return dict(columns)
+  said.append(f'{name}: the title of items')
+  return {_TITLE if x == name else x: values for x, values in columns.items()}
 
 
 def _tell(stay: Sequence[str], outcomes: set[str | None],
