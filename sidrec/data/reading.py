@@ -21,6 +21,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 import tqdm
 
+from sidrec import disk
 from sidrec import types
 
 SEPARATORS = ',\t;|'
@@ -155,13 +156,7 @@ def sniff(line: str) -> str:
 
 def check_encoding(path: str, encoding: str) -> None:
   """Raises types.InputError with the first byte that is not of an encoding."""
-  try:
-    decoder = codecs.getincrementaldecoder(encoding)()
-  except LookupError as error:
-    raise types.InputError(
-        f'{path}: there is no encoding {encoding!r}; try utf-8, utf-16, cp1252 '
-        'or latin-1') from error
-  place = 0
+  decoder, place = codecs.getincrementaldecoder(encoding)(), 0
   with opened(path) as file:
     while True:
       block = file.read(1 << 20)
@@ -280,9 +275,9 @@ def _columns(table: pa.Table, path: str) -> pa.Table:
 
 
 def _unreadable(path: str, error: Exception) -> types.InputError:
-  reason = ' '.join(str(error).split())[:300]
-  if isinstance(error, (PermissionError, MemoryError)):
-    return types.InputError(f'{path}: {reason}')
+  # By its number only: Arrow's words on a damaged file sound like others'.
+  if isinstance(error, MemoryError) or getattr(error, 'errno', None):
+    return types.InputError(f'{path}: cannot be read: {disk.reason(error)}')
   return types.InputError(
-      f'{path}: cannot be read, truncated or corrupt ({reason}); write it '
-      'again')
+      f'{path}: cannot be read, truncated or corrupt '
+      f'({disk.one_line(error)[:300]}); write it again')

@@ -23,8 +23,7 @@ TABLES = ('events', 'items', 'users', 'histories')
 NEEDED = {'events': ('user_id', 'item_id', 'timestamp'),
           'items': ('item_id',), 'users': ('user_id',),
           'histories': ('user_id',)}
-KEYS = {'events': NEEDED['events'], 'items': NEEDED['items'],
-        'users': NEEDED['users'], 'histories': ('user_id', 'until')}
+KEYS = {**NEEDED, 'histories': ('user_id', 'until')}  # No columns to declare.
 LABELS = ('label', 'is_click', 'click', 'clicked')
 _ROLE = {'items': types.Role.ITEM_STATIC, 'users': types.Role.REQUEST,
          'events': types.Role.REQUEST}
