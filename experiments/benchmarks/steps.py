@@ -1,11 +1,12 @@
-"""How many training steps a second does a method's main program do here?
+"""How many training steps a second does a program of a method do here?
 
     python experiments/benchmarks/steps.py tiger:amazon23-mini,decoder \
-        sasrec:amazon23-mini dig ranker:kuairand-pure-14d --steps=200
+        sasrec:amazon23-mini dig@warm dig@joint dig@frozen --steps=200
 
-Batches are made and fed as in a run; the codes are placeholders. One JSON line
-a method: steps a second, seconds until the first step was done (compiling),
-and how many programs were compiled (one a width of the batches).
+Without `@program` it is the method's main one. Batches are made and fed as in
+a run; the codes are placeholders. One JSON line a program: steps a second,
+seconds until the first step was done (compiling), and how many programs were
+compiled (one a width of the batches).
 """
 
 import argparse
@@ -53,19 +54,23 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
   """Times steps of one method.
 
   Args:
-    name: of an experiment, with words after a colon.
+    name: of an experiment, with words after a colon and a program after `@`.
     num_steps: steps on the clock.
 
   Raises:
-    types.InputError: no such experiment, or nothing to train.
+    types.InputError: no such experiment or program, or nothing to train.
   """
-  name, _, words = name.partition(':')
-  config = config_lib.load_experiment(name, words)
+  experiment, _, program = name.partition('@')
+  experiment, _, words = experiment.partition(':')
+  config = config_lib.load_experiment(experiment, words)
   evaluate.check(config, jax.device_count())
   dataset = data.load(config.data, config.data.seed)
   method = methods.get(config.method).make(config, dataset)
   mapped = parallel.make(config.parallel.wrapper)
-  program = main_program(method)
+  program = program or main_program(method)
+  if program not in method.programs:
+    raise types.InputError(
+        f'no program {program!r}; it has {sorted(method.programs)}')
   compiled = []
 
   def listen(event: str, seconds: float, **_) -> None:
@@ -94,7 +99,7 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
       began = time.perf_counter()
   jax.block_until_ready(state.clock)
   return {
-      'method': f'{name}:{words}'.rstrip(':'), 'program': program,
+      'method': f'{experiment}:{words}'.rstrip(':'), 'program': program,
       'steps_per_s': num_steps / (time.perf_counter() - began),
       'first_step_s': first, 'compiled': len(compiled)}
 
@@ -102,7 +107,7 @@ def measure(name: str, num_steps: int) -> dict[str, float | str]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('methods', nargs='+', metavar='NAME[:word,...]')
+  parser.add_argument('methods', nargs='+', metavar='NAME[:word,...][@program]')
   parser.add_argument('--steps', type=int, default=200)
   args = parser.parse_args(argv)
   main_lib.tune_xla()  # Before JAX looks for devices.
