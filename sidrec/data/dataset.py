@@ -90,8 +90,9 @@ class Dataset:
       mask &= self.event_label > 0
     events = np.flatnonzero(mask)
     if kind == 'targets':
-      _, place = np.unique(self.event_user[events][::-1], return_index=True)
-      events = np.sort(events[len(events) - 1 - place])
+      last = np.full(len(self.user_ids), -1)
+      np.maximum.at(last, self.event_user[events], events)
+      events = np.sort(last[last >= 0])
     return events
 
   def assemble(

@@ -45,19 +45,20 @@ def build(
   label = _label(tables, config, where)
   split, split_note = splits.assign(info, config.split, user, time, where)
   times, before = _before(tables)
+  rank = _ranks(times, time)
   num_users, ordinal = len(user_ids), info['time_unit'] == 'ordinal'
   index = _make_index(
-      tables, config, times, user, item, label, split, before, num_users)
+      tables, config, times, rank, user, item, label, split, before, num_users)
   sequences, kind = _make_sequences(
-      config, times, user, item, label, time, before, has_negatives, num_users,
-      ordinal)
+      config, times, rank, user, item, label, time, before, has_negatives,
+      num_users, ordinal)
   request_spec, users, context = _make_request(
       tables, user_ids, split == splits.TRAIN, where)
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
   item_spec, catalog = _make_catalog(
       encoded, order, popularity, before, config.history_vectors,
-      np.searchsorted(times, time[0]))
+      rank[0])
   return dataset.Dataset(
       name=info['name'], fingerprint=made_of,
       protocol=_protocol(config, split_note, kind, has_negatives),
@@ -76,7 +77,7 @@ def build(
       event_split=split, ordinal=ordinal, seed=seed,
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
       context=context, index=index, sequences=sequences,
-      event_stop=sequences.stop(user, np.searchsorted(times, time)))
+      event_stop=sequences.stop(user, rank))
 
 
 def _protocol(config: ml_collections.ConfigDict, split: str, kind: str,
@@ -127,10 +128,19 @@ def _distinct(ordered: np.ndarray) -> np.ndarray:
   return ordered[np.append(True, ordered[1:] != ordered[:-1])]
 
 
+def _ranks(times: np.ndarray, time: np.ndarray) -> np.ndarray:
+  """Returns the place in `times` [R] of each of `time` [E], sorted both."""
+  new = np.append(True, time[1:] != time[:-1])
+  place = np.cumsum(new) - 1
+  if place[-1] + 1 == len(times):  # There are no other times.
+    return place
+  return np.searchsorted(times, time[new])[place]
+
+
 def _make_index(
     tables: tables_lib.Tables, config: ml_collections.ConfigDict,
-    times: np.ndarray, user: np.ndarray, item: np.ndarray, label: np.ndarray,
-    split: np.ndarray, before: history.Before | None, num_users: int,
+    times: np.ndarray, rank: np.ndarray, user: np.ndarray, item: np.ndarray,
+    label: np.ndarray, split: np.ndarray, before: history.Before | None, num_users: int,
 ) -> cross.Index:
   """Builds the u2i index over the declared columns."""
   info, columns = tables.info, []
@@ -147,8 +157,7 @@ def _make_index(
   return cross.Index(
       num_users=num_users, times=times,
       log=cross.Entries(
-          user=user, item=item,
-          rank=np.searchsorted(times, tables.events['timestamp']),
+          user=user, item=item, rank=rank,
           exposure=np.ones(len(item), np.int64),
           positive=label.astype(np.int64)),
       log_positives=info['label'] is not None, columns=columns,
@@ -161,8 +170,8 @@ def _make_index(
 
 
 def _make_sequences(
-    config: ml_collections.ConfigDict, times: np.ndarray, user: np.ndarray,
-    item: np.ndarray, label: np.ndarray, time: np.ndarray,
+    config: ml_collections.ConfigDict, times: np.ndarray, rank: np.ndarray,
+    user: np.ndarray, item: np.ndarray, label: np.ndarray, time: np.ndarray,
     before: history.Before | None, has_negatives: bool, num_users: int,
     ordinal: bool,
 ) -> tuple[history.Sequences, str]:
@@ -170,8 +179,8 @@ def _make_sequences(
   kind = config.history
   if kind == 'auto':
     kind = 'all' if has_negatives else 'positive'
-  parts = [(user, np.searchsorted(times, time), item, history.actions(label),
-            label > 0, history.seconds(time, time[0], ordinal))]
+  parts = [(user, rank, item, history.actions(label), label > 0,
+            history.seconds(time, time[0], ordinal))]
   if before is not None:
     parts.insert(0, (before.user, before.rank, before.item, before.action,
                      before.positive,

@@ -66,7 +66,7 @@ def _split(dataset: dataset_lib.Dataset, place: int) -> dict[str, Any]:
   events = np.flatnonzero(dataset.event_split == place)
   out = {
       'events': len(events),
-      'users': len(np.unique(dataset.event_user[events])),
+      'users': int(np.sum(np.bincount(dataset.event_user[events]) > 0)),
       'targets': len(dataset.examples(splits.NAMES[place], 'targets')),
       'positive_share': float(dataset.event_label[events].mean())}
   if not dataset.ordinal:
@@ -101,13 +101,16 @@ def _test(dataset: dataset_lib.Dataset) -> dict[str, float | None]:
 
 def _rows(dataset: dataset_lib.Dataset) -> dict[str, float]:
   """Counts events that are there twice, and those at one time."""
-  user, time = dataset.event_user.astype(np.int64), dataset.event_time
-  order = np.lexsort((dataset.event_item, time, user))
-  same = (user[order][1:] == user[order][:-1]) & (
-      time[order][1:] == time[order][:-1])
-  twice = same & (dataset.event_item[order][1:] == dataset.event_item[
-      order][:-1])
+  # Events are in order of time: of each user too, after a stable sort.
+  order = np.argsort(dataset.event_user, kind='stable')
+  equal = lambda values: values[order][1:] == values[order][:-1]
+  same = equal(dataset.event_user) & equal(dataset.event_time)
   tied = np.r_[False, same] | np.r_[same, False]
+  order = order[tied]  # Few: these alone are put in order of their items.
+  rows = np.stack([dataset.event_user[order], dataset.event_time[order],
+                   dataset.event_item[order]])
+  rows = rows[:, np.lexsort(rows[::-1])]
+  twice = (rows[:, 1:] == rows[:, :-1]).all(0)
   return {'duplicate_events': int(twice.sum()),
           'ties_share': float(tied.mean())}
 

@@ -168,7 +168,7 @@ class Sequences:
 
   def stop(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Returns [B] the place after the user's last entry before the rank."""
-    return np.searchsorted(
+    return cross.search(
         self._key, user.astype(np.int64) * self._stride + rank)
 
   def places(
