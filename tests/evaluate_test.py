@@ -1,5 +1,7 @@
 """Evaluation of fake methods on a fake log, against plain loops."""
 
+import io
+import tracemalloc
 import types as python_types
 
 import jax
@@ -14,6 +16,7 @@ from sidrec import metrics
 from sidrec import parallel
 from sidrec import types
 from sidrec.evaluate import feed
+from sidrec.evaluate import files
 from sidrec.evaluate import lists
 from sidrec.evaluate import protocol
 
@@ -272,6 +275,24 @@ def test_a_method_that_cannot_rank_has_no_unified_place(tmp_path):
   assert table['unified_place'].null_count == N
   assert str(table.schema.field('unified_place').type) == 'int32'
   assert not (tmp_path / 'exposures.parquet').exists()
+
+
+def test_one_long_id_costs_no_room_for_all():
+  ids = np.array([f'i{v}' for v in range(2_000)], object)
+  ids[700] = 'x' * 6000
+  codes = np.arange(4_000, dtype=np.int32).reshape(-1, 2)
+  tracemalloc.start()
+  content = files.npz(item_id=ids, codes=codes)
+  assert tracemalloc.get_traced_memory()[1] < 2_000 * 6000 * 4 / 2
+  tracemalloc.stop()
+  assert len(content) < 2**21
+  with np.load(io.BytesIO(content)) as file:
+    assert file['item_id'].dtype == '<U6000'
+    assert file['item_id'].tolist() == ids.tolist()
+    np.testing.assert_array_equal(file['codes'], codes)
+  for values in (np.arange(3, dtype=np.uint64), np.array([''], object)):
+    with np.load(io.BytesIO(files.npz(x=values))) as file:
+      assert file['x'].tolist() == values.tolist()
 
 
 def test_batches_are_assembled_anew_each_time():

@@ -1,9 +1,12 @@
 """Writes and reads files of a workdir; what is wrong with one is one line."""
 
+import io
 import json
 from typing import Any
+import zipfile
 
 from etils import epath
+import numpy as np
 
 from sidrec import disk
 from sidrec import types
@@ -21,6 +24,33 @@ def write(path: str, content: bytes) -> None:
     raise types.InputError(
         f'{path}: cannot be written ({disk.reason(error)}): make room there '
         'or choose another --workdir') from error
+
+
+_ROWS = 256  # Of text that are made as wide as the longest at a time.
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+  """Returns what `np.load` reads as these arrays.
+
+  Text, [N] objects, becomes as wide as its longest: in parts and compressed, so
+  that one long text among many does not cost what all of its length would.
+
+  Args:
+    **arrays: numbers, or text as objects.
+  """
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for name, values in arrays.items():
+      kind = values.dtype
+      if kind == object:
+        kind = np.dtype(f'<U{max(map(len, values), default=1) or 1}')
+      with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, {
+            'descr': np.lib.format.dtype_to_descr(kind),
+            'fortran_order': False, 'shape': values.shape})
+        for start in range(0, len(values), _ROWS):
+          file.write(values[start:start + _ROWS].astype(kind).tobytes())
+  return content.getvalue()
 
 
 def read_json(path: str) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Opens a finished run: evaluate it, export it, recommend with it."""
 
 import functools
-import io
 import os
 from typing import Any, Sequence
 
@@ -161,13 +160,9 @@ def write_codes(workdir: str, dataset: dataset_lib.Dataset,
   Raises:
     types.InputError: if it cannot be written.
   """
-  content, order = io.BytesIO(), dataset.file_order
-  item_id = dataset.item_ids[order]
-  if item_id.dtype == object:  # Text; objects would be pickled.
-    item_id = item_id.astype(str)
-  np.savez(content, item_id=item_id,
-           codes=codes[order].astype(np.int32))
-  files.write(os.path.join(workdir, 'codes.npz'), content.getvalue())
+  order = dataset.file_order
+  files.write(os.path.join(workdir, 'codes.npz'), files.npz(
+      item_id=dataset.item_ids[order], codes=codes[order].astype(np.int32)))
 
 
 def load(workdir: str, config: ml_collections.ConfigDict | None = None,
