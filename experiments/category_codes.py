@@ -14,6 +14,8 @@ import ml_collections
 
 from sidrec import config as config_lib
 
+READS = ('taxonomy', 'described', 'sequences')
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the configuration; `arg` is what follows the colon."""

@@ -6,7 +6,9 @@ from sidrec.config.checks import identity
 from sidrec.config.experiments import arguments
 from sidrec.config.experiments import find_experiment
 from sidrec.config.experiments import load_experiment
+from sidrec.config.experiments import load_reads
 from sidrec.config.experiments import names
+from sidrec.config.experiments import READS
 from sidrec.config.values import base_config
 from sidrec.config.values import FEW_USERS
 from sidrec.config.values import GENERATORS
@@ -28,7 +30,7 @@ from sidrec.config.words import set_keys
 
 __all__ = [
     'FEW_USERS', 'GENERATORS', 'MAIN_STAGE', 'PLANTED', 'RANGES', 'RANKERS',
-    'STAGE', 'VECTORS', 'apply', 'arguments', 'base_config', 'check',
+    'READS', 'STAGE', 'VECTORS', 'apply', 'arguments', 'base_config', 'check',
     'check_part', 'data_root', 'data_sets', 'find_experiment', 'identity',
-    'load_experiment', 'names', 'next_item_config', 'read_words', 'set_key',
-    'set_keys', 'stage', 'steps']
+    'load_experiment', 'load_reads', 'names', 'next_item_config', 'read_words',
+    'set_key', 'set_keys', 'stage', 'steps']

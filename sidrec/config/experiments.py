@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import traceback
-from typing import Sequence
+import types as python_types
+from typing import Any, Callable, Sequence
 
 import ml_collections
 
@@ -14,6 +15,18 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Installed with the package, or beside it in a checkout.
 _FOLDERS = (os.path.join(_PACKAGE, 'experiments'),
             os.path.join(os.path.dirname(_PACKAGE), 'experiments'))
+# What a method may read of a data set: the words of an experiment's `READS`.
+READS = (
+    'popularity',  # Counts of the training split.
+    'ids',  # Items by their number alone.
+    'content',  # `Catalog.vectors`: what items say of themselves.
+    'described',  # The same, to say what the codes look like, not to make them.
+    'collaborative',  # Vectors of an item model, trained first.
+    'taxonomy',  # Category columns of items.
+    'columns', 'requests',  # All columns of items; of users and of events.
+    'cross',  # u2i statistics.
+    'exposures',  # Labels of both classes.
+    'sequences')  # What users did before.
 
 
 def names() -> list[str]:
@@ -57,6 +70,37 @@ def load_experiment(name: str, arg: str | None = None
     types.InputError: no such experiment, an unknown word, or a file that is
       not Python, fails, or gives no configuration: with its line.
   """
+  # Without words without an argument, as the flag library calls it.
+  path, config = _from_file(
+      name, lambda module: module.get_config(*[arg] * (arg is not None)))
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise types.InputError(
+        f'{path}: get_config returned {type(config).__name__}: it must return '
+        'a ConfigDict of ml_collections, see base_config')
+  return config
+
+
+def load_reads(name: str) -> tuple[str, ...]:
+  """Returns what an experiment's method reads of the data: its `READS`.
+
+  Args:
+    name: as of `load_experiment`.
+
+  Raises:
+    types.InputError: as `load_experiment`; no `READS`, or not words of `READS`
+      here.
+  """
+  path, reads = _from_file(name, lambda module: getattr(module, 'READS', None))
+  if not isinstance(reads, tuple) or not set(reads) <= set(READS):
+    raise types.InputError(
+        f'{path}: READS is {reads!r}: it must be a tuple of what the method '
+        f'reads of the data, of {", ".join(READS)}')
+  return reads
+
+
+def _from_file(name: str, fn: Callable[[python_types.ModuleType], Any]
+               ) -> tuple[str, Any]:
+  """Returns the path of an experiment and what `fn` gives of its module."""
   path = os.path.abspath(find_experiment(name))
   spec = importlib.util.spec_from_file_location(
       f'experiment_{os.path.splitext(os.path.basename(path))[0]}', path)
@@ -66,8 +110,7 @@ def load_experiment(name: str, arg: str | None = None
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    # Without words without an argument, as the flag library calls it.
-    config = module.get_config(*[arg] * (arg is not None))
+    return path, fn(module)
   except types.InputError:
     raise
   except (Exception, SystemExit) as error:  # Whatever Python can raise.
@@ -76,11 +119,6 @@ def load_experiment(name: str, arg: str | None = None
     raise types.InputError(
         f'{path}{_line(path, error)}: {type(error).__name__}: {text}'
     ) from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise types.InputError(
-        f'{path}: get_config returned {type(config).__name__}: it must return '
-        'a ConfigDict of ml_collections, see base_config')
-  return config
 
 
 def _line(path: str, error: BaseException) -> str:
