@@ -5,13 +5,17 @@ import argparse
 import json
 import os
 import sys
-from typing import Sequence
+from typing import Any, Sequence
 
 from sidrec import config as config_lib
 from sidrec import data
 from sidrec import types
+from sidrec.data import dataset as dataset_lib
+from sidrec.data import expect
 from sidrec.data import facts
 from sidrec.data import number_rule
+from sidrec.data import reads
+from sidrec.data import tables as tables_lib
 from sidrec.data.imports import command as import_command
 
 
@@ -60,7 +64,8 @@ def check(where: str, target: str | None) -> int:
   dataset = data.build(tables, config, 0, place)
   rule = number_rule.measure(dataset)
   found = facts.measure(tables, dataset, rule)
-  for name, value in facts.lines(found):
+  found.update(_methods(tables, dataset, found['memory_gib']))
+  for name, value in (*facts.lines(found), *_method_lines(found)):
     print(f'{name:<26} {value}')
   for line in facts.warnings(found):
     print(f'note: {line}')
@@ -74,6 +79,37 @@ def check(where: str, target: str | None) -> int:
       raise types.InputError(f'--json={target}: cannot be written ({error})'
                              ) from error
   return 0
+
+
+def _methods(tables: tables_lib.Tables, dataset: dataset_lib.Dataset,
+             held: float) -> dict[str, dict[str, Any]]:
+  """Returns 'reads' and 'expected' of all methods by their names.
+
+  Args:
+    tables: after `tables.check`.
+    dataset: encoded of them.
+    held: GiB that this took.
+  """
+  said, expected = {}, {}
+  speed, rows = expect.measure_speed(), expect.Rows(dataset)
+  for name in config_lib.names():
+    try:
+      experiment = reads.load(name)
+      said[name] = reads.text(experiment, tables, dataset)
+      reads.check(experiment, dataset)
+      expected[name] = {'words': experiment.words, **expect.expect(
+          experiment, rows, len(tables.info['cross']), held, speed)}
+    except types.InputError as error:
+      said[name] = '; '.join(filter(None, [
+          said.get(name), f'cannot run: {error}']))
+  return {'reads': said, 'expected': expected}
+
+
+def _method_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+  """Returns what methods read and take, as `facts.lines`."""
+  return [*(('reads', f'{names}: {text}')
+            for names, text in reads.grouped(found['reads'])),
+          *(('expected', line) for line in expect.lines(found['expected']))]
 
 
 if __name__ == '__main__':
