@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> int:
       prog='python -m sidrec.data', description=__doc__)
   commands = parser.add_subparsers(dest='command', required=True)
   check_parser = commands.add_parser(
-      'check', help='say what decides the outcome on a data set')
+      'check', help='say what decides the outcome on a data set, what each '
+      'method reads of it, and what a run would take')
   check_parser.add_argument(
       'where', metavar='DIR|NAME',
       help='a folder of tables; or planted, or a folder in $SIDREC_DATA')

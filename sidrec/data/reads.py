@@ -33,7 +33,7 @@ class Experiment(NamedTuple):
 
 
 def load(name: str) -> Experiment:
-  """Loads an experiment as it is run on one device.
+  """Returns an experiment as it is run on one device.
 
   One that writes codes is that with the word `decoder`, the generator that
   needs no accelerator.
@@ -77,6 +77,15 @@ def text(experiment: Experiment, tables: tables_lib.Tables,
   return ', '.join(say[word]() for word in words)
 
 
+def levels(spec: types.FeatureSpec) -> list[types.Field]:
+  """Returns category columns that can be levels, of fewest categories first."""
+  found = [field for field in spec.fields if field.kind == 'category'
+           and field.stop - field.start <= _MOST_SLOTS and field.size > 1]
+  # A field with several categories has a column for each of them.
+  found = [field for field in found for _ in range(field.start, field.stop)]
+  return sorted(found, key=lambda field: field.size)
+
+
 def check(experiment: Experiment, dataset: dataset_lib.Dataset) -> None:
   """Refuses what a method cannot run on.
 
@@ -112,6 +121,14 @@ def check(experiment: Experiment, dataset: dataset_lib.Dataset) -> None:
             f'the {name} split has labels of one class; {_CUT}')
 
 
+def grouped(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+  """Returns (names, text) of methods that read the same, in their order."""
+  names: dict[str, list[str]] = {}
+  for name, own in texts.items():
+    names.setdefault(own, []).append(name)
+  return [(', '.join(group), own) for own, group in names.items()]
+
+
 def _content(tables: tables_lib.Tables, spec: types.DataSpec) -> str:
   """Says what content vectors are made of."""
   if tables.embeddings is not None:
@@ -122,18 +139,10 @@ def _content(tables: tables_lib.Tables, spec: types.DataSpec) -> str:
   texts = [name for name, kind in kinds.items() if kind in _TEXTS]
   rest = len(kinds) - len(texts)
   out = [f'{schema.listed(texts)} as hashed words'] * bool(texts)
-  out += [f'{rest} item columns projected at random'] * bool(rest)
+  out += [f'{rest} item column{"s" * (rest != 1)} projected at random'] * bool(
+      rest)
   return (' and '.join(out) + f' ({spec.vector_dim}-d)'
           + ': set data.text_encoder' * bool(texts)) if out else 'no content'
-
-
-def levels(spec: types.FeatureSpec) -> list[types.Field]:
-  """Returns category columns that can be levels, of fewest categories first."""
-  found = [field for field in spec.fields if field.kind == 'category'
-           and field.stop - field.start <= _MOST_SLOTS and field.size > 1]
-  # A field with several categories has a column for each of them.
-  found = [field for field in found for _ in range(field.start, field.stop)]
-  return sorted(found, key=lambda field: field.size)
 
 
 def _num_fields(experiment: Experiment) -> int:
@@ -151,7 +160,7 @@ def _taxonomy(experiment: Experiment, spec: types.FeatureSpec) -> str:
 def _columns(spec: types.FeatureSpec, kind: str) -> str:
   """Counts columns, and names vectors."""
   columns = [field for field in spec.fields if field.kind != 'vector']
-  out = [f'{len(columns)} {kind} columns']
+  out = [f'{len(columns)} {kind} column' + 's' * (len(columns) != 1)]
   out += [f'{field.name} ({field.size}-d)' for field in spec.fields
           if field.kind == 'vector']
   return ' + '.join(out)
@@ -173,11 +182,3 @@ def _sequences(experiment: Experiment, spec: types.DataSpec) -> str:
     kind = 'all' if spec.has_negatives else 'positive'
   return (f'{config.history_length} newest '
           f'{"exposures" if kind == "all" else "positives"}')
-
-
-def grouped(texts: Mapping[str, str]) -> list[tuple[str, str]]:
-  """Returns (names, text) of methods that read the same, in their order."""
-  names: dict[str, list[str]] = {}
-  for name, own in texts.items():
-    names.setdefault(own, []).append(name)
-  return [(', '.join(group), own) for own, group in names.items()]
