@@ -2,7 +2,7 @@
 
 Steps are exact: rows of an epoch are counted as the trainer counts them.
 Minutes are `work.Work` at the speed of this machine, measured when they are
-asked for, by one factor that runs of `experiments/benchmarks/steps.py` gave,
+asked for, by factors that runs of `experiments/benchmarks/steps.py` gave,
 and what does not hang on the data: starting, compiling. They are meant to be
 right within a factor of two.
 """
@@ -24,8 +24,8 @@ from sidrec.data import work
 from sidrec.data.work import Work
 
 # What products of a run, and what else it computes, take of the time that the
-# product and the copy of `measure_speed` do. By `experiments/benchmarks/steps.py`
-# of sasrec, tiger, ranker and dig, on three data sets.
+# product and the copy of `measure_speed` do. Fitted by hand to what
+# `experiments/benchmarks/steps.py` gave on a shared CPU core.
 _PRODUCT, _ELSE = 1.3, 5.
 _CALL = .002  # Seconds that calling a program costs, whatever it does.
 _COMPILE = 8.  # Seconds a program that evaluates.
