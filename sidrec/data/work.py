@@ -188,7 +188,8 @@ class Tower:
   def params(self) -> int:
     """Its parameters: nearly all are rows of tables."""
     spec, model = self.data.items, self.model
-    return (spec.vocabulary + self.data.request.vocabulary) * model.field_dim + (
+    rows = spec.vocabulary + self.data.request.vocabulary
+    return rows * model.field_dim + (
         self.data.num_items * (model.id_dim + model.dim)
         + self._width * (model.experts * model.expert_width + model.hidden
                          + 2 * model.cross_layers * model.cross_rank))
