@@ -8,6 +8,7 @@ Shape legend, the same letters in every docstring of the package:
   U  users                        D  width of a vector
   W  beam width                   N  trie nodes
   X  cross (u2i) statistics       J  feature fields
+  F  statistics known of items    G  moments they are known of
   E  events in the log            S  seeds
 
 Masks: 1 (or True) means valid, everywhere.
@@ -99,6 +100,17 @@ class FeatureTable:
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
+class Known:
+  """What is known of items at G moments, whoever asks (`data.known`).
+
+  values: [G, V, F] float32 statistics.
+  weight: [G, V] float32 > 0: what items count for in the mean of a prefix.
+  """
+  values: Array
+  weight: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
 class Catalog:
   """What a step may know of all items; lives on the device beside the state.
 
@@ -106,10 +118,13 @@ class Catalog:
   popularity: [V] float32, positive events of the training split.
   vectors: [V, D] float32 content vectors, standardized a dimension, which
     content tokenizers read; None where nothing is said of the items.
+  known: what requests know of them; None where times cannot be compared, or
+    nobody asked.
   """
   features: FeatureTable
   popularity: Array
   vectors: Array | None = None
+  known: Known | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +134,8 @@ class DataSpec:
   has_negatives: False where every event of the log is a positive; ranking
     rows then need sampled negatives.
   vector_dim: D of `Catalog.vectors`; 0 where there are none.
+  known_names: of the statistics in `Catalog.known`.
+  seen_length: places of `Batch.seen`; 0 = there is none.
   """
   num_items: int
   num_users: int
@@ -129,6 +146,8 @@ class DataSpec:
   history_length: int
   has_negatives: bool = True
   vector_dim: int = 0
+  known_names: tuple[str, ...] = ()
+  seen_length: int = 0
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -160,6 +179,18 @@ class Sequence:
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
+class Seen:
+  """What B users have seen, further back than their histories go.
+
+  item: [B, N] int32, 0 where nothing is. action: [B, N] int32.
+  mask: [B, N] float32, 1 = valid; newest last, nothing in front.
+  """
+  item: Array
+  action: Array
+  mask: Array
+
+
+@chex.dataclass(frozen=True, mappable_dataclass=False)
 class Batch:
   """B requests with C candidates each, all features point in time.
 
@@ -172,6 +203,11 @@ class Batch:
   mask: [B, C] float32, 1 = valid candidate.
   cross: [B, C, X] float32 u2i statistics of the user with the candidate; None
     where X = 0.
+  time: [B] int32 of the request, as `Sequence.time`. midnight: [B] that of the
+    midnight before it, up to which rankers know what users did with items.
+  moment: [B] int32 in [0, G): which of `Catalog.known` the request reads; None
+    where there is none.
+  seen: what the users have seen, None where nobody asked.
   """
   row: Array
   user: Array
@@ -181,6 +217,10 @@ class Batch:
   label: Array
   mask: Array
   cross: Array | None
+  time: Array | None = None
+  midnight: Array | None = None
+  moment: Array | None = None
+  seen: Seen | None = None
 
 
 @chex.dataclass(frozen=True, mappable_dataclass=False)
@@ -204,8 +244,9 @@ class StreamSpec:
   batch_size: rows B of the *global* batch.
   negatives: items drawn uniformly from the catalog for each row; candidate 0
     is the event's own item, so C = 1 + negatives.
-  seen_negatives: items drawn from the row's own history; they stand last. The
-    mask is 0 where the history is empty or the draw is the row's positive.
+  seen_negatives: items drawn from what the row's user has seen; they stand
+    last. The mask is 0 where that is nothing, or the draw is the row's
+    positive.
   user_rows: events of one user that stand together (for losses over pairs of
     one user's rows); such groups are shuffled, not events. 1: none do.
   events: of sequences: 'positives' (label 1 alone) or 'all'.

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from sidrec.data import cross
+from sidrec.data import lookup
 
 NUM_USERS, NUM_ITEMS = 7, 11
+DAY = 86_400_000
 STRENGTH = cross.PRIOR_STRENGTH
 
 
@@ -20,7 +22,7 @@ def _world(seed, ordinal):
     for u in range(NUM_USERS):
       time[user == u] = np.arange((user == u).sum())
   else:
-    time = rng.integers(0, 60, num) * 1_000_000
+    time = rng.integers(0, 60, num) * 7_200_000  # Five days.
   order = np.argsort(time, kind='stable')
   label = rng.integers(0, 2, num)
   tags = [rng.choice(4, rng.integers(0, 4), replace=False)
@@ -52,37 +54,40 @@ def _index(user, item, time, label, columns, ordinal, mask=None, before=None,
 def _loop(user, item, time, label, groups, ordinal, mask, query):
   """Counts one query by walking the log."""
   u, v, now = query
+  known = now if ordinal else now // DAY * DAY  # What labels say.
   result = {}
-  counts = np.zeros((2, 2))
   total = np.zeros(2)
   for e in range(len(user)):
-    if time[e] < now and mask[e]:
+    if time[e] < known and mask[e]:
       total += 1, label[e]
   prior = (total[1] + STRENGTH / 2) / (total[0] + STRENGTH)
   prior = .5 if ordinal else prior
-  rate = lambda n, p: (p + STRENGTH * prior) / (n + STRENGTH) - prior
+
+  def say(level, shown, then, clicked):
+    rate = (clicked + STRENGTH * prior) / (then + STRENGTH) - prior
+    result[f'{level}/exposures'], result[f'{level}/positives'] = np.log1p(
+        [shown, clicked])
+    result[f'{level}/rate'] = rate
+
   for name, values in groups.items():
-    counts, latest = np.zeros((2, 2)), -1
+    counts, latest = np.zeros(3), -1
     for value in values[v]:
       for e in range(len(user)):
-        if time[e] < now and value in values[item[e]]:
-          if user[e] == u:
-            counts[0] += 1, label[e]
-            latest = max(latest, time[e])
-          if mask[e]:
-            counts[1] += 1, label[e]
-    for level, (n, p) in zip(('u2i', 'item'), counts):
-      result[f'{level}/{name}/exposures'] = np.log1p(n)
-      result[f'{level}/{name}/positives'] = np.log1p(p)
-      result[f'{level}/{name}/rate'] = rate(n, p)
+        if time[e] < now and value in values[item[e]] and user[e] == u:
+          counts[0] += 1
+          latest = max(latest, time[e])
+          if time[e] < known:
+            counts[1:] += 1, label[e]
+    say(f'u2i/{name}', *counts)
     ago = (now - latest) / (1 if ordinal else 3_600_000)
     result[f'u2i/{name}/recency'] = 0. if latest < 0 else np.log1p(ago)
     result[f'u2i/{name}/never'] = float(latest < 0)
-  own = [(1, label[e]) for e in range(len(user))
-         if user[e] == u and time[e] < now]
-  n, p = np.sum(own, axis=0) if own else (0, 0)
-  result['user/exposures'], result['user/positives'] = np.log1p([n, p])
-  result['user/rate'] = rate(n, p)
+  own = [time[e] < np.array([now, known, known]) for e in range(len(user))
+         if user[e] == u]
+  labels = label[user == u]
+  own = np.array(own).reshape(-1, 3) * np.stack(
+      [np.ones(len(labels))] * 2 + [labels], 1)
+  say('user', *own.sum(0))
   return result
 
 
@@ -103,12 +108,29 @@ def test_matches_double_loop(ordinal, masked):
   got = index.query(*asked)
   groups = {'item_id': [[v] for v in range(NUM_ITEMS)], 'tag': tags}
   assert got.dtype == np.float32 and got.shape == (60, len(index.names))
-  assert any(name.startswith('item/') for name in index.names) == (not ordinal)
+  own = index.activity(asked[0], asked[2])
+  assert own.shape == (60, len(index.activity_names)) and own.shape[1] == 3
+  got = np.concatenate([got, own], 1)
   for row, query in enumerate(zip(*asked)):
     want = _loop(user, item, time, label, groups, ordinal, mask, query)
-    for column, name in enumerate(index.names):
+    for column, name in enumerate(index.names + index.activity_names):
       np.testing.assert_allclose(
           got[row, column], want[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_labels_since_midnight_are_not_known():
+  user, item, time, label, columns, _ = _world(8, False)
+  ask = lambda label: np.concatenate([
+      index(label).query(user, item, time),
+      index(label).activity(user, time)], 1)
+  index = lambda label: _index(user, item, time, label, columns, False)
+  now = int(np.median(time))
+  today = (time >= now // DAY * DAY) & (time <= now)
+  assert today.sum() > 10
+  rows = np.flatnonzero((time <= now) & today)
+  first, second = ask(label), ask(np.where(today, 1 - label, label))
+  np.testing.assert_array_equal(first[rows], second[rows])
+  assert not np.array_equal(first, second)  # The day after it is.
 
 
 def test_before_is_counted_from_its_time_on():
@@ -120,11 +142,8 @@ def test_before_is_counted_from_its_time_on():
       np.zeros(1, np.int32), np.full(1, 4, np.int32), np.array([now]))[0]
   place = {name: i for i, name in enumerate(index.names)}
   u2i = place['u2i/item_id/history_exposures']
-  across = place['item/item_id/history_exposures']
   assert ask(5)[u2i] == 0.
-  np.testing.assert_allclose(ask(6)[[u2i, across]], np.log1p([2, 2]), 1e-6)
-  np.testing.assert_allclose(
-      ask(30_000_001)[[u2i, across]], np.log1p([2, 3]), 1e-6)
+  np.testing.assert_allclose(ask(6)[u2i], np.log1p(2), 1e-6)
   np.testing.assert_allclose(
       ask(6)[place['u2i/item_id/history_positives']], np.log1p(1), 1e-6)
 
@@ -150,17 +169,17 @@ def test_later_events_change_nothing_earlier(ordinal):
 
 def test_switches_leave_columns_out():
   user, item, time, label, columns, _ = _world(6, False)
-  names = _index(user, item, time, label, columns, False,
-                 item_stats=False).names
-  assert names and all(name.startswith('u2i/') for name in names)
+  index = _index(user, item, time, label, columns, False, activity=False)
+  assert index.names and index.activity_names == ()
   none = _index(user, item, time, label, [], False)
   assert none.names == () and none.query(user, item, time).shape == (160, 0)
+  assert none.activity(user, time).shape == (160, 3)
 
 
 def test_table_finds_what_is_there():
   rng = np.random.default_rng(7)
   names = np.unique(rng.integers(0, 2**61, 5000))
-  table = cross._Table(names)  # pylint: disable=protected-access
+  table = lookup.Table(names)
   asked = np.concatenate([names[::3], rng.integers(0, 2**61, 3000)])
   which, place = table.find(asked)
   np.testing.assert_array_equal(which, np.flatnonzero(np.isin(asked, names)))

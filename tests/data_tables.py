@@ -13,7 +13,8 @@ def config(directory: pathlib.Path, **changes) -> ml_collections.ConfigDict:
   """Returns `config.data` that reads a folder."""
   result = ml_collections.ConfigDict(dict(
       name='', dir=str(directory), root='', history_length=4, history='auto',
-      cross='all', item_stats=True, split='auto', eval_negatives=3,
+      cross='all', item_stats=True, seen_length=0, split='auto',
+      eval_negatives=3,
       history_vectors=0, text_encoder=''))
   result.update(changes)
   return result

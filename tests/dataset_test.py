@@ -132,7 +132,7 @@ def test_changing_the_last_event_changes_nothing_earlier(tmp_path):
   data_tables.write(tmp_path, world)
   second = _all(data.load(data_tables.config(tmp_path), 0))
   cut = lambda batch: jax.tree.map(
-      lambda x: x[:11], (batch.history, batch.cross))
+      lambda x: x[:11], (batch.history, batch.cross, batch.request.values))
   chex.assert_trees_all_equal(cut(first), cut(second))
   np.testing.assert_array_equal(first.request.ids[:11], second.request.ids[:11])
 
@@ -198,7 +198,8 @@ def test_without_statistics_nothing_has_no_width(tmp_path):
   world['info']['columns'] = {'items': world['info']['columns']['items']}
   world['info']['cross'], world['users'] = [], None
   data_tables.write(tmp_path, world)
-  dataset = data.load(data_tables.config(tmp_path, cross='none'), 0)
+  dataset = data.load(
+      data_tables.config(tmp_path, cross='none', item_stats=False), 0)
   batch = _all(dataset)
   assert batch.cross is None and not jax.tree.leaves(batch.request)
   assert dataset.catalog.features.vectors is None

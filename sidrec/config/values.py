@@ -37,7 +37,8 @@ def base_config() -> ml_collections.ConfigDict:
       text_encoder='',
       history_vectors=32,  # Item vectors from histories before the log.
       cross='all',  # u2i statistics: 'all' or 'none'.
-      item_stats=True,  # Item-level and user-level running statistics too.
+      item_stats=True,  # Statistics of items and of users by themselves too.
+      seen_length=0,  # Items that retrieval knows to have been seen.
       split='auto',  # 'temporal' or 'leave_one_out'.
       eval_negatives=4,  # A positive, where the log has no negatives.
       planted=dict(
@@ -80,7 +81,7 @@ RANGES: ranges.Table = {
         'text_encoder': ranges.TEXT,
         'history_vectors': ranges.whole(0, 1 << 12),
         'cross': ranges.choice('all', 'none'),
-        'item_stats': ranges.FLAG,
+        'item_stats': ranges.FLAG, 'seen_length': ranges.whole(0, 1 << 14),
         'split': ranges.choice('auto', 'temporal', 'leave_one_out'),
         'eval_negatives': ranges.whole(0, 1 << 12),
         'planted': {
@@ -220,16 +221,17 @@ def _din() -> dict[str, ml_collections.ConfigDict]:
   """The ranking tower, with or without a tokenizer in it."""
   return {
       'model': ml_collections.ConfigDict(dict(
-          dim=32, id_dim=16, field_dim=8, init_scale=.1, hidden=64,
+          dim=32, id_dim=16, field_dim=8, init_scale=.01, hidden=64,
           attention=8, cross_layers=2, cross_rank=16, experts=4,
           expert_width=32)),
       'train': stage(
-          '2.5 epochs', batch_size=512, learning_rate=2e-3, weight_decay=.3,
+          '3 epochs', batch_size=512, learning_rate=2e-3, weight_decay=.3,
           warmup=50, num_steps=-1,
-          embedding_learning_rate=2e-3, embedding_weight_decay=3.,
+          embedding_learning_rate=2e-3,
+          embedding_weight_decay=-1.,  # Of tables; -1: by the rows of each.
           rank_negatives=4,  # Where the log has no negatives.
-          pair_weight=0.,  # Of pairs of one user's exposures.
-          pair_rows=8)}  # A user's exposures that stand together then.
+          pair_weight=.1,  # Of pairs of one user's exposures.
+          pair_rows=8)}  # A user's exposures that stand together.
 
 
 def _content() -> dict[str, ml_collections.ConfigDict]:

@@ -81,3 +81,8 @@ def warn_of_hashed_words(columns: Mapping[str, Any], where: str) -> None:
         'the tables or set config.data.text_encoder', where, ', '.join(texts),
         features.MAX_WORDS, features.NUM_BUCKETS, FIELD_DIM,
         f' beside {", ".join(rest)}' if rest else '')
+
+
+def dim(found: np.ndarray | None) -> int:
+  """Returns D of `vectors` [V, D]; 0 where there are none."""
+  return 0 if found is None else found.shape[1]

@@ -1,8 +1,11 @@
 """Point-in-time u2i statistics, answered for any (user, item, time).
 
 Each statistic counts only entries strictly before the time asked for; those
-at the same time are left out. Entries are sorted by (group, rank of time)
-with prefix sums, so a question is two binary searches.
+at the same time are left out. What labels say (positives, rates) is as of the
+midnight before it, UTC: running counts would tell the exposures of one session
+apart by their order, as a negative follows its own user's positives. Entries
+are sorted by (group, rank of time) with prefix sums, so a question is two
+binary searches.
 """
 
 import dataclasses
@@ -10,8 +13,11 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from sidrec.data import lookup
+
 PRIOR_STRENGTH = 5.  # Exposures that the prior rate counts for.
 _MS_PER_HOUR = 3_600_000.
+_MS_PER_DAY = 86_400_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,51 +66,6 @@ class Column:
     return row, self.codes[start[row] + place]
 
 
-class _Table:
-  """Finds int64 keys: open addressing, all questions at once.
-
-  Most questions (a user with a random item) have no entry; a hash says so
-  with one look where a binary search needs twenty.
-  """
-
-  def __init__(self, names: np.ndarray):
-    """Stores distinct keys [G] >= 0; the answer is their place."""
-    bits = max(int(3 * len(names)).bit_length(), 4)
-    self._shift = np.uint64(64 - bits)
-    tail = 64
-    while True:  # A run of taken slots may pass the end: then a longer tail.
-      self._key = np.full((1 << bits) + tail, -1, np.int64)
-      self._value = np.zeros((1 << bits) + tail, np.int32)
-      todo, slot = np.arange(len(names)), self._slot(names)
-      while len(todo) and slot.max() < len(self._key) - 1:
-        free = self._key[slot] < 0
-        self._key[slot[free]] = names[todo[free]]
-        won = self._key[slot] == names[todo]
-        self._value[slot[won]] = todo[won]
-        todo, slot = todo[~won], slot[~won] + 1
-      if not len(todo):
-        return
-      tail *= 4
-
-  def _slot(self, keys: np.ndarray) -> np.ndarray:
-    """Returns the first slot of each key (Fibonacci hashing)."""
-    mixed = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> self._shift).astype(np.int64)
-
-  def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (which, place): the questions with an answer, and the answers."""
-    place = np.full(len(keys), -1, np.int64)
-    todo, slot = np.arange(len(keys)), self._slot(keys)
-    while len(todo):
-      there = self._key[slot]
-      hit = there == keys[todo]
-      place[todo[hit]] = self._value[slot[hit]]
-      more = ~hit & (there >= 0)
-      todo, slot = todo[more], slot[more] + 1
-    which = np.flatnonzero(place >= 0)
-    return which, place[which]
-
-
 class _Groups:
   """Entries by group and time, with prefix sums."""
 
@@ -129,7 +90,7 @@ class _Groups:
     self._table = None
     if num_groups is None:
       first = np.flatnonzero(np.diff(group, prepend=-1))
-      self._table = _Table(group[first])
+      self._table = lookup.Table(group[first])
       group = np.repeat(
           np.arange(len(first)), np.diff(first, append=len(group)))
       num_groups = len(first)
@@ -175,7 +136,7 @@ class _Groups:
       early = self._rank[np.minimum(start, len(self._rank) - 1)] < rank
       stop = np.where(early, stop, start)
     else:
-      stop = search(self._key, group * self._stride + rank)
+      stop = lookup.search(self._key, group * self._stride + rank)
     if self._exposures is None:
       exposures[found] = stop - start
     else:
@@ -184,21 +145,6 @@ class _Groups:
     if with_last:
       last[found] = np.where(stop > start, self._rank[stop - 1], -1)
     return exposures, positives, last
-
-
-def search(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-  """Returns searchsorted(keys, wanted), asked in order: it spares the cache.
-
-  Of 5 million random questions that takes a fifth of the time.
-
-  Args:
-    keys: [N] sorted.
-    wanted: [M].
-  """
-  order = np.argsort(wanted)
-  result = np.empty(len(wanted), np.int64)
-  result[order] = np.searchsorted(keys, wanted[order])
-  return result
 
 
 class _Prior:
@@ -232,75 +178,76 @@ class _Source:
   """All groupings of one set of entries: the log, or what came before it."""
 
   def __init__(
-      self, prefix: str, entries: Entries, item_entries: Entries,
-      columns: Sequence[Column], index: 'Index', *, recency: bool,
-      positives: bool, item_stats: bool):
+      self, prefix: str, entries: Entries, columns: Sequence[Column],
+      index: 'Index', *, recency: bool, positives: bool, lagged: bool,
+      prior: _Prior):
     num_ranks, num_users = len(index.times), index.num_users
     self.prefix, self.recency, self.positives = prefix, recency, positives
-    self.pairs, self.values, self.user = [], [], None
-    self.columns = columns
-    self._index = index
-    # Positions of two users cannot be compared: no statistics across users.
-    across = item_stats and not index.ordinal
-    self.prior = _Prior(item_entries, num_ranks, index.ordinal)
+    self.lagged, self.prior, self.columns = lagged, prior, columns
+    self._index, self.pairs = index, []
     for column in columns:
       row, code = column.expand(entries.item)
-      of_row = entries.where(row)
       pair = entries.user[row].astype(np.int64) * column.size + code
-      self.pairs.append(_Groups(pair, of_row, num_ranks))
-      if across:
-        row, code = column.expand(item_entries.item)
-        self.values.append(_Groups(
-            code, item_entries.where(row), num_ranks, column.size))
-    if item_stats:
-      self.user = _Groups(entries.user, entries, num_ranks, num_users + 1)
+      self.pairs.append(_Groups(pair, entries.where(row), num_ranks))
+    self.user = _Groups(entries.user, entries, num_ranks, num_users + 1)
+
+  @property
+  def counts(self) -> list[str]:
+    """Names of what `_counts` returns."""
+    names = ['exposures'] + ['positives', 'rate'] * self.positives
+    return [f'{self.prefix}{name}' for name in names]
 
   def names(self) -> list[str]:
-    """Returns the names of the statistics, in the order of `query`."""
-    counts = ['exposures'] + ['positives', 'rate'] * self.positives
-    pair = counts + ['recency', 'never'] * self.recency
-    names = []
-    for column in self.columns:
-      names += [f'u2i/{column.name}/{self.prefix}{name}' for name in pair]
-      if self.values:
-        names += [f'item/{column.name}/{self.prefix}{name}' for name in counts]
-    if self.user is not None:
-      names += [f'user/{self.prefix}{name}' for name in counts]
-    return names
+    """Returns the names of the u2i statistics, in the order of `query`."""
+    of_pair = self.counts + [f'{self.prefix}{name}' for name in (
+        'recency', 'never')] * self.recency
+    return [f'u2i/{column.name}/{name}' for column in self.columns
+            for name in of_pair]
 
-  def query(
-      self, user: np.ndarray, item: np.ndarray, rank: np.ndarray,
-      time: np.ndarray,
-  ) -> list[np.ndarray]:
+  def query(self, user: np.ndarray, item: np.ndarray, time: np.ndarray
+            ) -> list[np.ndarray]:
     """Returns one [N] array a name."""
     result = []
+    ranks = self._ranks(time)
     for number, column in enumerate(self.columns):
       row, code = column.expand(item)
       pair = user[row].astype(np.int64) * column.size + code
-      parts = self.pairs[number].query(
-          pair, rank[row], self.recency)
-      result += self._counts(parts, row, rank)
+      counts, last = self._counts(
+          self.pairs[number], pair, row, ranks, self.recency)
+      result += counts
       if self.recency:
-        result += self._recency(parts[2], row, time)
-      if self.values:
-        parts = self.values[number].query(code, rank[row])
-        result += self._counts(parts, row, rank)
-    if self.user is not None:
-      every = np.arange(len(user))
-      result += self._counts(self.user.query(user, rank), every, rank)
+        result += self._recency(last, row, time)
     return result
 
-  def _counts(self, parts: Any, row: np.ndarray, rank: np.ndarray):
+  def activity(self, user: np.ndarray, time: np.ndarray) -> list[np.ndarray]:
+    """Returns one [N] array each of `counts`, of the users themselves."""
+    return self._counts(
+        self.user, user, np.arange(len(user)), self._ranks(time), False)[0]
+
+  def _ranks(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ranks [N] up to which exposures and labels are known."""
+    now = self._index.rank(time)
+    if not self.lagged:
+      return now, now
+    return now, self._index.rank(self._index.midnight(time))
+
+  def _counts(
+      self, groups: _Groups, group: np.ndarray, row: np.ndarray,
+      ranks: tuple[np.ndarray, np.ndarray], with_last: bool
+  ) -> tuple[list[np.ndarray], np.ndarray]:
     """Sums the counts of the values of each row; makes logs and the rate."""
-    exposures, positives = parts[0], parts[1]
-    if not _is_identity(row, len(rank)):
-      exposures = np.bincount(row, exposures, len(rank))
-      positives = np.bincount(row, positives, len(rank))
-    result = [np.log1p(exposures)]
+    now, known = ranks
+    whole = _is_identity(row, len(now))
+    total = lambda x: x if whole else np.bincount(row, x, len(now))
+    exposures, positives, last = groups.query(group, now[row], with_last)
+    result = [np.log1p(total(exposures))]
     if self.positives:
+      if known is not now:
+        exposures, positives, _ = groups.query(group, known[row])
+      exposures, positives = total(exposures), total(positives)
       result += [np.log1p(positives),
-                 self.prior.smooth(exposures, positives, rank)]
-    return result
+                 self.prior.smooth(exposures, positives, known)]
+    return result, last
 
   def _recency(self, last: np.ndarray, row: np.ndarray, time: np.ndarray):
     """Returns log1p of the time since the latest of all values, and never."""
@@ -321,13 +268,13 @@ def _is_identity(row: np.ndarray, num_rows: int) -> bool:
 
 
 class Index:
-  """Answers u2i, item and user statistics at any time."""
+  """Answers u2i statistics, and the users' own, at any time."""
 
   def __init__(
       self, *, num_users: int, times: np.ndarray, log: Entries,
       log_positives: bool, columns: Sequence[Column], ordinal: bool,
       before: Entries | None = None, before_positives: bool = False,
-      item_mask: np.ndarray | None = None, item_stats: bool = True):
+      item_mask: np.ndarray | None = None, activity: bool = True):
     """Builds all indices.
 
     Args:
@@ -336,26 +283,36 @@ class Index:
       log: events.
       log_positives: whether labels differ, so that rates say something.
       columns: item columns to count by.
-      ordinal: times are positions within a user; then users cannot be
-        compared in time and item statistics are left out.
+      ordinal: times are positions within a user: they cannot be compared
+        between users, and have no midnight.
       before: entries from before the log, at a time they are surely known.
       before_positives: the same for them.
-      item_mask: [N] events that item statistics may count; default all.
-      item_stats: whether to add item-level and user-level statistics.
+      item_mask: [N] events that rates over all users may count; default all.
+      activity: whether users' own counts are wanted.
     """
     self.num_users, self.times, self.ordinal = num_users, times, ordinal
+    num_ranks = len(times)
     item_log = log if item_mask is None else log.where(item_mask)
     self._sources = []
-    if columns:
+    if columns or activity:
       self._sources.append(_Source(
-          '', log, item_log, columns, self, recency=True,
-          positives=log_positives, item_stats=item_stats))
+          '', log, columns, self, recency=True, positives=log_positives,
+          lagged=not ordinal, prior=_Prior(item_log, num_ranks, ordinal)))
       if before is not None:
+        # Old enough to be known whole.
         self._sources.append(_Source(
-            'history_', before, before, columns, self,
-            recency=False, positives=before_positives, item_stats=item_stats))
+            'history_', before, columns, self, recency=False,
+            positives=before_positives, lagged=False,
+            prior=_Prior(before, num_ranks, ordinal)))
     self.names = tuple(
         name for source in self._sources for name in source.names())
+    self.activity_names = tuple(
+        f'user/{name}' for source in self._sources for name in source.counts
+    ) if activity else ()
+
+  def midnight(self, time: np.ndarray) -> np.ndarray:
+    """Returns up to when labels are known at times [N]; positions stay."""
+    return time if self.ordinal else time - time % _MS_PER_DAY
 
   def rank(self, time: np.ndarray) -> np.ndarray:
     """Returns the number of distinct times strictly before each time."""
@@ -364,7 +321,7 @@ class Index:
   def query(
       self, user: np.ndarray, item: np.ndarray, time: np.ndarray,
   ) -> np.ndarray:
-    """Returns the statistics strictly before each time.
+    """Returns the u2i statistics strictly before each time.
 
     Args:
       user: [N] int32 in [0, U].
@@ -374,13 +331,19 @@ class Index:
     Returns:
       [N, X] float32, columns as in `names`.
     """
-    result = np.empty((len(user), len(self.names)), np.float32)
-    if not self.names:
-      return result
-    rank = self.rank(time)
-    column = 0
-    for source in self._sources:
-      for values in source.query(user, item, rank, time):
-        result[:, column] = values
-        column += 1
-    return result
+    return _columns([values for source in self._sources if self.names
+                     for values in source.query(user, item, time)], len(user))
+
+  def activity(self, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Returns what users [N] did before each time [N], as `activity_names`."""
+    return _columns(
+        [values for source in self._sources if self.activity_names
+         for values in source.activity(user, time)], len(user))
+
+
+def _columns(values: Sequence[np.ndarray], num_rows: int) -> np.ndarray:
+  """Returns [N] arrays side by side: [N, X] float32."""
+  result = np.empty((num_rows, len(values)), np.float32)
+  for column, own in enumerate(values):
+    result[:, column] = own
+  return result

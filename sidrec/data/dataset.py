@@ -9,11 +9,12 @@ from absl import logging
 import numpy as np
 
 from sidrec import types
-from sidrec.data import cross
+from sidrec.data import draws
 from sidrec.data import features
 from sidrec.data import history
 from sidrec.data import ids
 from sidrec.data import splits
+from sidrec.data import statistics
 
 _SHOWN = 3  # Unknown ids that a warning names.
 
@@ -41,8 +42,8 @@ class Dataset:
   truth: what a planted world knows of itself, in internal numbers, else None.
   users: [U + 1] request features of users, the last row is unknown.
   context: [E + 1] request features of events, the last row is missing.
-  index: u2i statistics. sequences: histories. event_stop: [E] where the
-    history of each event ends.
+  counted: statistics. sequences: histories. event_stop: [E] where the history
+    of each event ends.
   """
   name: str
   protocol: str
@@ -65,7 +66,7 @@ class Dataset:
   truth: Any
   users: types.FeatureTable = dataclasses.field(repr=False)
   context: types.FeatureTable = dataclasses.field(repr=False)
-  index: cross.Index = dataclasses.field(repr=False)
+  counted: statistics.Statistics = dataclasses.field(repr=False)
   sequences: history.Sequences = dataclasses.field(repr=False)
   event_stop: np.ndarray = dataclasses.field(repr=False)
 
@@ -121,7 +122,8 @@ class Dataset:
     """Returns the requests of events [B], their candidates still empty."""
     return self._batch(
         self.event_user[events],
-        self.history_of(events, self.spec.history_length, row), events)
+        self.history_of(events, self._longest, row), events,
+        self.event_time[events])
 
   def history_of(
       self, events: np.ndarray, length: int, row: np.ndarray
@@ -227,15 +229,16 @@ class Dataset:
           '%d unknown users are answered as cold users: %s', len(cold),
           _named([(row, users[row]) for row in cold]))
     sequence = self.sequences.gather(
-        user, self.sequences.offsets[user + 1], self.spec.history_length,
-        np.arange(num))
+        user, self.sequences.offsets[user + 1], self._longest, np.arange(num))
     given = [row for row in range(num)
              if histories[row] is not None and len(histories[row])]
     self.sequences.give(
         sequence, given, user[given],
         self._known_items(given, [histories[row] for row in given]),
         self.ordinal)
-    batch = self._batch(user, sequence, np.full(num, len(self.event_user)))
+    batch = self._batch(
+        user, sequence, np.full(num, len(self.event_user)),
+        self._request_time[user])
     return self.with_candidates(batch, None, np.zeros((num, 0), np.int32))
 
   def _known_items(
@@ -268,11 +271,11 @@ class Dataset:
     """
     items = np.asarray(items, np.int32)
     user = np.asarray(batch.user)
-    statistics, num = None, items.shape[1]
+    cross, num = None, items.shape[1]
     if self.spec.cross_names:
       time = (self.event_time[events] if events is not None
               else self._request_time[user])
-      statistics = self.index.query(
+      cross = self.counted.index.query(
           np.repeat(user, num), items.reshape(-1), np.repeat(time, num)
       ).reshape(*items.shape, len(self.spec.cross_names))
     if label is None:
@@ -281,7 +284,7 @@ class Dataset:
       mask = np.ones(items.shape, np.float32)
     return batch.replace(
         item=items, label=np.asarray(label, np.float32),
-        mask=np.asarray(mask, np.float32), cross=statistics)
+        mask=np.asarray(mask, np.float32), cross=cross)
 
   def ranking_candidates(
       self, split: str, events: np.ndarray
@@ -306,24 +309,45 @@ class Dataset:
     root = np.uint64(zlib.crc32(f'{self.seed}/{split}'.encode()))
     place = np.asarray(events)[:, None] * self.eval_negatives + np.arange(
         self.eval_negatives)
-    drawn = _hash(place.astype(np.uint64) + (root << np.uint64(32)))
-    drawn = skip_own(
+    drawn = draws.hashed(place.astype(np.uint64) + (root << np.uint64(32)))
+    drawn = draws.skip_own(
         (drawn % np.uint64(self.spec.num_items - 1)).astype(np.int32), items)
     return (np.concatenate([items, drawn], axis=1),
             np.concatenate([label, np.zeros(drawn.shape, np.float32)], axis=1))
 
+  @property
+  def _longest(self) -> int:
+    """Places of the sequence that a batch reads."""
+    return max(self.spec.history_length, self.spec.seen_length)
+
   def _batch(
-      self, user: np.ndarray, sequence: types.Sequence, context: np.ndarray
-  ) -> types.Batch:
-    """Returns a batch of requests, its candidates still empty."""
+      self, user: np.ndarray, sequence: types.Sequence, context: np.ndarray,
+      time: np.ndarray) -> types.Batch:
+    """Returns a batch of requests, its candidates still empty.
+
+    Args:
+      user: [B].
+      sequence: [B, `_longest`] what they did before.
+      context: [B] rows of `context`.
+      time: [B] of the requests.
+    """
     none = np.zeros((len(user), 0), np.float32)
+    request = features.join_rows(
+        features.take(self.users, user), features.take(self.context, context))
+    request = features.join_rows(request, self.counted.requests(user, time))
     return types.Batch(
         row=sequence.row, user=user.astype(np.int32),
-        item=none.astype(np.int32), label=none, mask=none, history=sequence,
-        request=features.join_rows(
-            features.take(self.users, user),
-            features.take(self.context, context)),
-        cross=None)
+        item=none.astype(np.int32), label=none, mask=none,
+        history=history.last(sequence, self.spec.history_length),
+        request=request,
+        cross=None, time=self._seconds(time),
+        midnight=self._seconds(self.counted.index.midnight(time)),
+        moment=self.counted.moment(time),
+        seen=history.seen(sequence, self.spec.seen_length))
+
+  def _seconds(self, time: np.ndarray) -> np.ndarray:
+    """Returns times as `types.Sequence` has them."""
+    return history.seconds(time, self.event_time[0], self.ordinal)
 
   @functools.cached_property
   def _event_fields(self) -> dict[str, np.ndarray]:
@@ -353,24 +377,6 @@ class Dataset:
   @functools.cached_property
   def _item_index(self) -> ids.Index:
     return ids.Index(self.item_ids)
-
-
-def skip_own(drawn: np.ndarray, own: np.ndarray) -> np.ndarray:
-  """Turns draws from V - 1 into uniform draws of V that are never `own`.
-
-  Args:
-    drawn: [B, N] in [0, V - 1).
-    own: [B, 1].
-  """
-  return (drawn + (drawn >= own)).astype(np.int32)
-
-
-def _hash(value: np.ndarray) -> np.ndarray:
-  """Mixes uint64 (the finalizer of SplitMix64)."""
-  value = value + np.uint64(0x9E3779B97F4A7C15)
-  value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return value ^ (value >> np.uint64(31))
 
 
 def _named(values: Sequence[tuple[int, Any]]) -> str:

@@ -8,15 +8,14 @@ import numpy as np
 from sidrec import types
 from sidrec.data import collaborative
 from sidrec.data import content
-from sidrec.data import cross
 from sidrec.data import dataset
 from sidrec.data import features
 from sidrec.data import fingerprint
 from sidrec.data import history
 from sidrec.data import numbering
 from sidrec.data import splits
+from sidrec.data import statistics
 from sidrec.data import tables as tables_lib
-
 
 def build(
     tables: tables_lib.Tables, config: ml_collections.ConfigDict, seed: int,
@@ -47,8 +46,7 @@ def build(
   times, before = _before(tables)
   rank = _ranks(times, time)
   num_users, ordinal = len(user_ids), info['time_unit'] == 'ordinal'
-  index = _make_index(
-      tables, config, times, rank, user, item, label, split, before, num_users)
+  counted = statistics.build(tables, config, times, rank, label, split, before)
   sequences, kind = _make_sequences(
       config, times, rank, user, item, label, time, before, has_negatives,
       num_users, ordinal)
@@ -57,26 +55,26 @@ def build(
   popularity = np.bincount(
       item, weights=(split == splits.TRAIN) * label, minlength=len(item_ids))
   item_spec, catalog = _make_catalog(
-      encoded, order, popularity, before, config.history_vectors,
-      rank[0])
+      encoded, order, popularity, before, config.history_vectors, rank[0],
+      counted)
   return dataset.Dataset(
       name=info['name'], fingerprint=made_of,
       protocol=_protocol(config, split_note, kind, has_negatives),
       spec=types.DataSpec(
           num_items=len(item_ids), num_users=num_users, items=item_spec,
-          request=request_spec, cross_names=index.names,
-          num_actions=(history.NUM_ACTIONS_LOG if before is None
-                       else history.NUM_ACTIONS_BEFORE),
+          request=counted.with_activity(request_spec),
+          cross_names=counted.index.names, known_names=counted.known_names,
+          num_actions=history.num_actions(before),
           history_length=config.history_length, has_negatives=has_negatives,
-          vector_dim=(0 if catalog.vectors is None
-                      else catalog.vectors.shape[1])),
+          vector_dim=content.dim(catalog.vectors),
+          seen_length=config.seen_length),
       catalog=catalog, item_ids=item_ids, titles=_titles(tables),
-      user_ids=user_ids,
-      file_order=numbering.inverse(order), has_negatives=has_negatives,
+      user_ids=user_ids, file_order=numbering.inverse(order),
+      has_negatives=has_negatives,
       event_user=user, event_item=item, event_time=time, event_label=label,
       event_split=split, ordinal=ordinal, seed=seed,
       eval_negatives=config.eval_negatives, truth=tables.truth, users=users,
-      context=context, index=index, sequences=sequences,
+      context=context, counted=counted, sequences=sequences,
       event_stop=sequences.stop(user, rank))
 
 
@@ -137,38 +135,6 @@ def _ranks(times: np.ndarray, time: np.ndarray) -> np.ndarray:
   return np.searchsorted(times, time[new])[place]
 
 
-def _make_index(
-    tables: tables_lib.Tables, config: ml_collections.ConfigDict,
-    times: np.ndarray, rank: np.ndarray, user: np.ndarray, item: np.ndarray,
-    label: np.ndarray, split: np.ndarray, before: history.Before | None, num_users: int,
-) -> cross.Index:
-  """Builds the u2i index over the declared columns."""
-  info, columns = tables.info, []
-  num_items = len(tables.items['item_id'])
-  for name in info['cross'] if config.cross == 'all' else ():
-    if name == 'item_id':
-      offsets, codes, size = np.arange(num_items + 1), np.arange(
-          num_items), num_items
-    else:
-      offsets, codes, size = features.factorize(tables.items[name])
-    columns.append(cross.Column(name, offsets, codes, max(size, 1)))
-  one_out = (config.split == 'leave_one_out' or (
-      config.split == 'auto' and info['split']['kind'] == 'leave_one_out'))
-  return cross.Index(
-      num_users=num_users, times=times,
-      log=cross.Entries(
-          user=user, item=item, rank=rank,
-          exposure=np.ones(len(item), np.int64),
-          positive=label.astype(np.int64)),
-      log_positives=info['label'] is not None, columns=columns,
-      ordinal=info['time_unit'] == 'ordinal',
-      before=None if before is None else history.from_before(before),
-      before_positives=before is not None and before.has_positives,
-      # A test event of one user must not inform another's test event.
-      item_mask=split == splits.TRAIN if one_out else None,
-      item_stats=config.item_stats)
-
-
 def _make_sequences(
     config: ml_collections.ConfigDict, times: np.ndarray, rank: np.ndarray,
     user: np.ndarray, item: np.ndarray, label: np.ndarray, time: np.ndarray,
@@ -210,7 +176,8 @@ def _make_features(
 def _make_catalog(
     encoded: tuple[types.FeatureSpec, types.FeatureTable, np.ndarray | None],
     order: np.ndarray, popularity: np.ndarray, before: history.Before | None,
-    dim: int, first_rank: int) -> tuple[types.FeatureSpec, types.Catalog]:
+    dim: int, first_rank: int, counted: statistics.Statistics
+) -> tuple[types.FeatureSpec, types.Catalog]:
   """Puts what `_make_features` made into internal order; adds `histories`.
 
   Args:
@@ -220,6 +187,7 @@ def _make_catalog(
     before: what users did before the log, or None.
     dim: of item vectors made of it; 0: none are.
     first_rank: rank of the log's first time.
+    counted: what is known of the items.
   """
   spec, table, vectors = encoded
   table = features.take(table, order)
@@ -228,7 +196,8 @@ def _make_catalog(
         before, len(order), dim, first_rank))
   return spec, types.Catalog(
       features=table, popularity=popularity.astype(np.float32),
-      vectors=None if vectors is None else vectors[order])
+      vectors=None if vectors is None else vectors[order],
+      known=None if counted.known is None else counted.known.table)
 
 
 def _make_request(

@@ -75,6 +75,7 @@ class _Run:
   config: ml_collections.ConfigDict
   dataset: dataset_lib.Dataset
   num_cross: int
+  num_known: int
   count: 'Rows'
 
   @property
@@ -106,7 +107,7 @@ class _Run:
     """The ranking tower."""
     matched = 'loss' in self.config and self.config.loss.match
     return work.Tower(
-        self.config.model, self.dataset.spec, self.num_cross,
+        self.config.model, self.dataset.spec, self.num_cross, self.num_known,
         len(self.sizes) * self.dataset.spec.num_actions if matched else 0)
 
 
@@ -135,16 +136,16 @@ class Rows:
     key = stream, history_length
     if key not in self._found:
       self._found[key] = pipeline.Pipeline(
-          with_length(self.dataset, history_length), {'epoch': stream}, seed=0
+          with_lengths(self.dataset, history_length), {'epoch': stream}, seed=0
       ).num_examples('epoch')
     return self._found[key]
 
 
-def with_length(dataset: dataset_lib.Dataset, history_length: int
-                ) -> dataset_lib.Dataset:
+def with_lengths(dataset: dataset_lib.Dataset, history_length: int,
+                 seen_length: int = 0) -> dataset_lib.Dataset:
   """Returns the data set with histories of another length."""
   return dataclasses.replace(dataset, spec=dataclasses.replace(
-      dataset.spec, history_length=history_length))
+      dataset.spec, history_length=history_length, seen_length=seen_length))
 
 
 def expect(experiment: reads.Experiment, rows: Rows, num_columns: int,
@@ -166,10 +167,11 @@ def expect(experiment: reads.Experiment, rows: Rows, num_columns: int,
     types.InputError: the data have nothing to learn from.
   """
   config = experiment.config
-  dataset = with_length(rows.dataset, config.data.history_length)
+  dataset = with_lengths(
+      rows.dataset, config.data.history_length, config.data.seen_length)
   columns = num_columns if config.data.cross == 'all' else 0
-  run = _Run(config, dataset, _num_cross(
-      columns, config.data.item_stats, dataset.spec), rows)
+  run = _Run(config, dataset, *_statistics(
+      columns, config.data.item_stats, dataset), rows)
   num_steps = config_lib.steps(
       config.train, 0 if config.train.num_steps == 0 else run.rows(
           config.train))
@@ -195,11 +197,15 @@ def expect(experiment: reads.Experiment, rows: Rows, num_columns: int,
                   + (4 * numbers + index) / 2**30)}
 
 
-def _num_cross(columns: int, item_stats: bool, spec: types.DataSpec) -> int:
-  """Returns X: counts, a rate, and how long ago, of pairs, items and users."""
-  counts = 3 if spec.has_negatives else 1
-  return columns * (counts + 2 + counts * item_stats) + (
-      counts * item_stats * bool(columns))
+def _statistics(columns: int, item_stats: bool, dataset: dataset_lib.Dataset
+                ) -> tuple[int, int]:
+  """Returns X and F: of users with items, and of items by themselves."""
+  counts = 3 if dataset.has_negatives else 1
+  known = 0
+  if item_stats and not dataset.ordinal:
+    # Of the items, and of the values of the other columns.
+    known = counts + 5 + max(columns - 1, 0) * (counts // 3 + 2)
+  return columns * (counts + 2), known
 
 
 def _catalog(spec: types.DataSpec) -> int:
@@ -254,7 +260,8 @@ def _main(run: _Run, num_steps: int) -> list[Stage]:
   alone = _on_tower(tower, [(*rank, 1)])
   if 'retrieval_batch_size' not in train:
     return [(alone, num_steps)]
-  found = 1 + train.retrieval_negatives + train.retrieval_seen_negatives
+  found = (1 + train.retrieval_negatives + train.retrieval_siblings
+           + train.retrieval_seen_negatives)
   both = _on_tower(tower, [(*rank, 1), (
       train.retrieval_batch_size, found, len(run.sizes))])
   quantized = rank[0] * rank[1] + train.retrieval_batch_size * found

@@ -7,11 +7,10 @@ import numpy as np
 
 from sidrec import types
 from sidrec.data import cross
+from sidrec.data import lookup
 
 # What the user did with a history item.
 NOT_CLICKED, POSITIVE, EXPOSED, LONG_VIEWED, LIKED = range(5)
-NUM_ACTIONS_LOG = 2
-NUM_ACTIONS_BEFORE = 5
 _SUBSETS = (('long_viewed', LONG_VIEWED), ('liked', LIKED))
 
 
@@ -120,6 +119,11 @@ def actions(label: np.ndarray) -> np.ndarray:
   return np.where(label > 0, POSITIVE, NOT_CLICKED).astype(np.int32)
 
 
+def num_actions(entries: Before | None) -> int:
+  """Returns how many actions there are, with or without earlier ones."""
+  return 2 if entries is None else 5
+
+
 def seconds(time: np.ndarray, start: int, ordinal: bool) -> np.ndarray:
   """Returns times as `types.Sequence` has them, [N] int32.
 
@@ -131,6 +135,22 @@ def seconds(time: np.ndarray, start: int, ordinal: bool) -> np.ndarray:
   if not ordinal:
     time = (time - start) // 1000
   return np.clip(time, 0, np.iinfo(np.int32).max).astype(np.int32)
+
+
+def last(sequence: types.Sequence, length: int) -> types.Sequence:
+  """Returns the last places of sequences [B, S]."""
+  return types.Sequence(row=sequence.row, **{
+      name: values[:, -length:] for name, values in vars(sequence).items()
+      if name != 'row'})
+
+
+def seen(sequence: types.Sequence, length: int) -> types.Seen | None:
+  """Returns what the last places of sequences [B, S] hold."""
+  if not length:
+    return None
+  return types.Seen(
+      item=sequence.item[:, -length:], action=sequence.action[:, -length:],
+      mask=(sequence.segment[:, -length:] > 0).astype(np.float32))
 
 
 class Sequences:
@@ -168,7 +188,7 @@ class Sequences:
 
   def stop(self, user: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """Returns [B] the place after the user's last entry before the rank."""
-    return cross.search(
+    return lookup.search(
         self._key, user.astype(np.int64) * self._stride + rank)
 
   def places(

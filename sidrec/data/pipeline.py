@@ -10,6 +10,7 @@ import numpy as np
 
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
+from sidrec.data import draws
 from sidrec.data import packing
 
 # Events of sequences -> what `Dataset.examples` calls them.
@@ -155,14 +156,14 @@ class Pipeline:
           0, self._dataset.spec.num_items - 1, (size, stream.negatives),
           dtype=np.int32)
       items = np.concatenate(
-          [items, dataset_lib.skip_own(drawn, items)], axis=1)
+          [items, draws.skip_own(drawn, items)], axis=1)
     own, items = events[row], items[row]
     mask = np.ones(items.shape, np.float32)
     batch = self._dataset.requests_of(own, row)
     if stream.seen_negatives:
       draw = self._generator(name, 'seen', number).random(
           (size, stream.seen_negatives))
-      seen, valid = _from_history(batch.history, draw[row], items[:, :1])
+      seen, valid = _from_seen(batch, draw[row], items[:, :1])
       items = np.concatenate([items, seen], 1)
       mask = np.concatenate([mask, valid], 1)
     label = np.zeros(items.shape, np.float32)
@@ -252,23 +253,26 @@ def _check(
         f'stream {name}: a catalog of one item leaves no negatives')
 
 
-def _from_history(
-    history: types.Sequence, draw: np.ndarray, own: np.ndarray
+def _from_seen(
+    batch: types.Batch, draw: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Picks items of each row's history.
+  """Picks items of what each row's user has seen.
 
   Args:
-    history: [B, T], nothing in front.
+    batch: B requests; their histories where nothing else says what was seen.
     draw: [B, N] uniform in [0, 1).
     own: [B, 1] the row's positive.
 
   Returns:
     items [B, N] int32, mask [B, N] float32.
   """
-  length = (history.segment > 0).sum(1, keepdims=True)
-  place = history.item.shape[1] - np.maximum(length, 1) + (
+  seen, valid = batch.history.item, batch.history.segment > 0
+  if batch.seen is not None:
+    seen, valid = batch.seen.item, batch.seen.mask > 0
+  length = valid.sum(1, keepdims=True)
+  place = seen.shape[1] - np.maximum(length, 1) + (
       draw * length).astype(np.int64)
-  items = np.take_along_axis(history.item, place, 1)
+  items = np.take_along_axis(seen, place, 1)
   return items, ((length > 0) & (items != own)).astype(np.float32)
 
 

@@ -177,11 +177,13 @@ class Tower:
   model: `config.model`.
   data: the data set's.
   num_cross: X.
-  matches: M, widths of what is matched beside the history.
+  known: F, what is known of items.
+  matches: M, counts of what was seen, by levels and actions.
   """
   model: Any
   data: types.DataSpec
   num_cross: int
+  known: int = 0
   matches: int = 0
 
   @property
@@ -196,8 +198,8 @@ class Tower:
 
   @property
   def _width(self) -> int:
-    """Of what the mixer reads: h, the item, and u2i."""
-    return 7 * self.model.dim + self.matches + self.num_cross
+    """Of what the mixer reads: h, the item, u2i, and what is known."""
+    return 7 * self.model.dim + self.num_cross + self.known + self.matches
 
   def encode(self, items: float) -> Work:
     """Returns the work of encoding items; the catalog, where it is smaller."""
@@ -224,7 +226,8 @@ class Tower:
     attend = Work(2 * pairs * model.dim * (model.attention + 1),
                   pairs * (12 * model.attention + 3)
                   + rows * model.dim * 2 * model.attention)
-    match = Work(2 * pairs * self.matches, 3 * pairs * bool(self.matches))
+    seen = rows * self.data.seen_length * bool(self.matches)
+    match = Work(2 * seen * self.matches, 3 * seen)
     width = self._width
     cross = layers(rows, width, model.cross_rank, width) * model.cross_layers
     experts = layers(rows, width, model.experts * model.expert_width
@@ -234,8 +237,8 @@ class Tower:
 
   def guess(self, rows: float) -> Work:
     """Returns the work of guessing u2i of what is not an item yet."""
-    return layers(rows, 7 * self.model.dim + self.matches, self.model.hidden,
-                  self.num_cross)
+    return layers(
+        rows, 7 * self.model.dim, self.model.hidden, self.num_cross)
 
   @property
   def compiling(self) -> float:
