@@ -19,6 +19,7 @@ from sidrec.evaluate import feed
 from sidrec.evaluate import files
 from sidrec.evaluate import lists
 from sidrec.evaluate import protocol
+from sidrec.evaluate import unified
 
 V, N, C = 12, 21, 3  # Items, events of a split, candidates.
 
@@ -234,7 +235,8 @@ def test_a_cut_list_has_no_holes():
 def test_both_paths_and_their_rows(tmp_path):
   log, table, rank = _Log(), _table(values=1000), _table(seed=5)
   values, rows = _evaluator(_method(table, rank), log).run(
-      _state(), 'valid', keep_rows=True)
+      _state(), 'valid', keep_rows=True, alpha=.5)
+  assert values['unified/alpha'] == .5
   items, label = log.ranking_candidates('valid', np.arange(N))
   score = rank[np.arange(N)[:, None], items]
   assert values['ranking/auc'] == metrics.auc(label.ravel(), score.ravel())
@@ -243,7 +245,7 @@ def test_both_paths_and_their_rows(tmp_path):
   listed = np.argsort(-table, 1, kind='stable')[:, :5]
   credit = []
   for row in range(N):
-    own = rank[row][listed[row]]
+    own = table[row][listed[row]] + np.float32(.5) * rank[row][listed[row]]
     again = listed[row][np.argsort(-own, kind='stable')].tolist()
     target = log.event_item[row]
     inside = target in again
@@ -264,6 +266,24 @@ def test_both_paths_and_their_rows(tmp_path):
   exposures = pq.read_table(tmp_path / 'exposures.parquet').to_pydict()
   assert list(exposures) == ['split', 'seed', 'row', 'label', 'score']
   assert exposures['row'] == list(range(N * C)) * 3
+
+
+def test_alpha_is_the_best_of_validation_and_never_a_loss():
+  log, table, rank = _Log(), _table(), _table(seed=5)
+  evaluator = _evaluator(_method(table, rank), log)
+  every = [evaluator.run(_state(), 'valid', alpha=alpha)
+           for alpha in unified.ALPHAS]
+  for kind in ('recall', 'ndcg'):  # Alpha 0 is retrieval's own list.
+    for k in (5, 10, 50):
+      assert every[0][f'unified/{kind}@{k}'] == pytest.approx(
+          every[0][f'retrieval/{kind}@{k}'])
+  values = evaluator.run(_state(), 'valid')
+  own = [x['unified/ndcg@10'] for x in every
+         if x['unified/recall@10'] >= values['retrieval/recall@10']]
+  assert values['unified/ndcg@10'] == pytest.approx(max(own))
+  assert values['unified/recall@10'] >= values['retrieval/recall@10']
+  best = unified.ALPHAS.index(values['unified/alpha'])
+  assert every[best]['unified/ndcg@10'] == values['unified/ndcg@10']
 
 
 def test_a_method_that_cannot_rank_has_no_unified_place(tmp_path):

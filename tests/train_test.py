@@ -18,7 +18,7 @@ from tests import data_tables
 from tests import tiny_run
 
 KEYS = {'method', 'dataset', 'protocol', 'seeds', 'steps', 'wall_seconds',
-        'device', 'metrics', 'versions', 'data', 'remove_seen'}
+        'device', 'metrics', 'versions', 'data', 'remove_seen', 'alpha'}
 RANKING = {f'ranking/{k}' for k in ('auc', 'gauc', 'logloss', 'ece')}
 RETRIEVAL = {f'{path}/{kind}@{k}' for path in ('retrieval', 'unified')
              for kind in ('recall', 'ndcg') for k in (5, 10, 50)}
@@ -47,7 +47,7 @@ def test_files_of_the_contract(dig):
   assert results['seeds'] == [0] and results['steps'] in (5, 9, 12)
   assert results['wall_seconds'] > 0
   want = RANKING | RETRIEVAL | CODES | ORACLE | {
-      'unified/auc_gap', 'speed/retrieve_users_per_s'}
+      'unified/alpha', 'unified/auc_gap', 'speed/retrieve_users_per_s'}
   assert want == set(results['metrics']['valid'])
   assert want | {'speed/train_examples_per_s'} == set(
       results['metrics']['test'])
@@ -162,7 +162,8 @@ def test_load_gives_what_was_reported(dig):
   beams, ranking = run.retrieve(users + [None], [None] * 3 + [
       run.dataset.item_ids[:2].tolist()])
   assert beams.item.shape == ranking.shape == (4, 8)
-  assert (np.diff(ranking) <= 0).all()
+  score = beams.score + run.alpha * ranking
+  assert (np.diff(score) <= 1e-5).all()
   with pytest.raises(types.InputError, match='train first'):
     evaluate.load(str(dig[0] / 'checkpoints'))
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import time
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from absl import logging
 import jax
@@ -22,6 +22,7 @@ from sidrec.evaluate import lists
 from sidrec.evaluate import oracle
 from sidrec.evaluate import outcomes
 from sidrec.evaluate import selection
+from sidrec.evaluate import unified
 from sidrec.methods import base
 
 
@@ -60,7 +61,7 @@ class Evaluator:
 
   def run(
       self, state: types.TrainState, split: str, max_users: int = 0,
-      keep_rows: bool = False
+      keep_rows: bool = False, alpha: float | None = None
   ) -> dict[str, float] | tuple[dict[str, float], outcomes.Rows]:
     """Computes every metric that the method can have.
 
@@ -69,6 +70,7 @@ class Evaluator:
       split: 'train', 'valid' or 'test'.
       max_users: cap on retrieval targets, evenly spread; 0 for all.
       keep_rows: also give what each user and exposure got.
+      alpha: of the order by both paths; None = the best on this split.
 
     Returns:
       Metric name -> value (contract names); with `keep_rows`, (that, rows).
@@ -81,7 +83,7 @@ class Evaluator:
       values, exposures = self.ranking(state, split)
       out.update(values)
     if self.can_retrieve:
-      values, users = self.retrieval(state, split, codes, max_users)
+      values, users = self.retrieval(state, split, codes, max_users, alpha)
       out.update(values)
     # A metric that is undefined here (one class only, say) is left out.
     out = {k: v for k, v in out.items() if math.isfinite(v)}
@@ -164,9 +166,9 @@ class Evaluator:
 
   def retrieval(
       self, state: types.TrainState, split: str, codes: np.ndarray | None,
-      max_users: int = 0
+      max_users: int = 0, alpha: float | None = None
   ) -> tuple[dict[str, float], dict[str, np.ndarray | None]]:
-    """Recall and NDCG of the retrieval path, and after re-ranking.
+    """Recall and NDCG of the retrieval path, and of the order by both.
 
     Returns:
       (metrics, `outcomes.Rows.users`).
@@ -176,6 +178,8 @@ class Evaluator:
     find = self._finder(codes, self._wanted(split, events))
     groups = None if codes is None else lists.groups(codes)
     remove = self._config.remove_seen
+    alphas = unified.ALPHAS if alpha is None else (alpha,)
+    alphas = alphas if self.can_score else ()
 
     def make(part: np.ndarray) -> tuple[np.ndarray, types.Batch, Any]:
       full, none = np.resize(part, size), np.zeros((size, 0), np.float32)
@@ -192,25 +196,29 @@ class Evaluator:
         beams = lists.complete(beams, groups)
       if remove:
         beams = lists.remove(beams, *seen)
-      found.append(self._judge(state, batch, part, beams))
-    paths = ('retrieval', 'unified') if self.can_score else ('retrieval',)
+      found.append(self._judge(state, batch, part, beams, alphas))
     rows = self._mapped.allgather_rows(np.concatenate(found) if found else (
-        np.zeros((0, len(paths) * (len(selection.LISTS) + 1)))))
-    rows = dict(zip(paths, np.split(rows, len(paths), 1)))
-    out = {f'{path}/{name}': float(mean) for path, x in rows.items()
-           for name, mean in zip(selection.LISTS, x[:, 1:].mean(0))}
+        np.zeros((0, 1 + len(alphas), len(selection.LISTS) + 1))))
+    means = [dict(zip(selection.LISTS, x)) for x in rows[..., 1:].mean(0)]
+    out = {f'retrieval/{name}': x for name, x in means[0].items()}
+    place = {'retrieval': rows[:, 0, 0].astype(np.int32)}
+    if alphas:
+      best = unified.choose(means[1:]) if alpha is None else 0
+      out |= {f'unified/{name}': x for name, x in means[1 + best].items()}
+      out['unified/alpha'] = alphas[best]
+      place['unified'] = rows[:, 1 + best, 0].astype(np.int32)
     if dataset.truth is not None:
       out.update(oracle.retrieval(dataset, events, remove))
     # The first call compiles.
     timed = seconds[1:] or seconds
     if timed:
       out['speed/retrieve_users_per_s'] = size * len(timed) / sum(timed)
-    place = {path: x[:, 0].astype(np.int32) for path, x in rows.items()}
     return out, {'event': events, 'place': place['retrieval'],
                  'unified_place': place.get('unified')}
 
   def _judge(self, state: types.TrainState, batch: types.Batch,
-             part: np.ndarray, beams: types.Beams) -> np.ndarray:
+             part: np.ndarray, beams: types.Beams,
+             alphas: Sequence[float]) -> np.ndarray:
     """Scores the lists of a batch's first rows.
 
     Args:
@@ -218,10 +226,11 @@ class Evaluator:
       batch: [B] requests.
       part: [n] the events of the first n of them; the others are padding.
       beams: [B, W] whole lists.
+      alphas: of orders by both paths; () where there is one path.
 
     Returns:
-      [n, M] float64: place, then `selection.LISTS`; of both paths where there
-      are two.
+      [n, 1 + len(alphas), M] float64: place, then `selection.LISTS`; of the
+      retrieval path and of each order by both.
     """
     target = self._dataset.event_item[part]
 
@@ -233,16 +242,19 @@ class Evaluator:
       return [metrics.places(found.item, found.mask, target, self._beam),
               *(values[name] for name in selection.LISTS)]
 
-    out = columns(beams)
-    if self.can_score:
+    out = [columns(beams)]
+    if alphas:
       # Of a tie at its end the list has the first: some, as a user would see.
       beams = lists.cut(beams, self._beam)
       again = self._dataset.with_candidates(
           batch, np.resize(part, len(batch.user)), beams.item,
           mask=beams.mask.astype(np.float32))
-      order, score = self.order(state, again, beams)
-      out += columns(lists.permute(beams, order).replace(score=score))
-    return np.stack(out, 1).astype(np.float64)
+      logits = self.score(state, again)
+      for alpha in alphas:
+        score = unified.scores(beams, logits, alpha)
+        out.append(columns(lists.permute(
+            beams.replace(score=score), unified.order(beams, logits, alpha))))
+    return np.moveaxis(np.array(out, np.float64), 2, 0)
 
   def _wanted(self, split: str, events: np.ndarray) -> int:
     """Returns how many items must be listed, so that a beam's are left."""
@@ -343,24 +355,6 @@ class Evaluator:
       self, state: types.TrainState, batch: types.Batch) -> np.ndarray:
     """Returns retrieval logits [B, C] of a batch's candidates."""
     return self._token_score(state, self.catalog, batch)
-
-  def order(
-      self, state: types.TrainState, batch: types.Batch, beams: types.Beams
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Orders retrieved items by the ranking path.
-
-    Args:
-      state: placed state.
-      batch: whose candidates are the beams' items.
-      beams: [B, W].
-
-    Returns:
-      order [B, W], best first, and the ranking logits in that order (-inf
-      where a beam is not valid).
-    """
-    score = np.where(beams.mask, self.score(state, batch), -np.inf)
-    order = np.argsort(-score, 1, kind='stable')
-    return order, np.take_along_axis(score, order, 1)
 
 
 def _retrieve(method: base.Method, state: types.TrainState, const: Any,

@@ -22,6 +22,7 @@ from sidrec.evaluate import files
 from sidrec.evaluate import lists
 from sidrec.evaluate import run_identity
 from sidrec.evaluate import settings
+from sidrec.evaluate import unified
 from sidrec.methods import base
 
 
@@ -31,6 +32,8 @@ class Loaded:
   config: of the run. dataset: encoded. codes: [V, L] int32 or None.
   sizes: K_1, ..., K_L.
   metrics: what results.json holds, or {} before the run's end.
+  alpha: what the ranking path counts for in the order by both paths; None
+    before the run's end.
   """
 
   def __init__(
@@ -40,6 +43,7 @@ class Loaded:
     """See `load`."""
     self.config, self.dataset = config, dataset
     self.metrics = results.get('metrics', {})
+    self.alpha = unified.of_results(results)
     self._evaluator, self._state = evaluator, state
     self.codes = evaluator.codes(state)
     self.sizes = evaluator.sizes
@@ -49,7 +53,8 @@ class Loaded:
     """Computes a split's metrics again, on as many targets as the run did."""
     most = {'valid': self.config.eval.valid_users,
             'test': self.config.eval.test_users}
-    return self._evaluator.run(self._state, split, most.get(split, 0))
+    return self._evaluator.run(
+        self._state, split, most.get(split, 0), alpha=self.alpha)
 
   def score(self, batch: types.Batch) -> np.ndarray:
     """Returns ranking logits [B, C] of a batch's candidates."""
@@ -79,7 +84,7 @@ class Loaded:
       self, users: Sequence[Any] | None = None,
       histories: Sequence[Sequence[Any] | None] | None = None,
   ) -> tuple[types.Beams, np.ndarray | None]:
-    """Retrieves for users or histories, then re-ranks.
+    """Retrieves for users or histories, ordered by both paths.
 
     Args:
       users: B original user ids; unknown ones are cold.
@@ -98,8 +103,10 @@ class Loaded:
       return beams, None
     batch = self.dataset.with_candidates(
         batch, None, beams.item, mask=beams.mask.astype(np.float32))
-    order, ranking = self._evaluator.order(self._state, batch, beams)
-    return lists.permute(beams, order), ranking
+    ranking = self.score(batch)
+    # Before its end a run has chosen none: then in retrieval's own order.
+    place = unified.order(beams, ranking, self.alpha or 0.)
+    return lists.permute(beams, place), np.take_along_axis(ranking, place, 1)
 
   def recommend(self, source: str, target: str) -> int:
     """Answers a file of requests; see `data.requests` for the formats.

@@ -79,6 +79,8 @@ def _run(config: ml_collections.ConfigDict, workdir: str,
       **evaluate.describe_run(config, dataset, method), 'seeds': seeds,
       'steps': int(outcomes[0]['steps']),
       'wall_seconds': sum(o['seconds'] for o in outcomes),
+      **({} if outcomes[0]['alpha'] is None else {
+          'alpha': [o['alpha'] for o in outcomes]}),
       'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
       'metrics': {
           split: table.over_seeds([o[split] for o in outcomes])
@@ -155,8 +157,9 @@ def _report(run: run_lib.Run, state: types.TrainState) -> dict[str, Any]:
   valid, valid_rows = run.evaluator.run(
       state, 'valid', config.eval.valid_users, keep_rows=True)
   run.signals.stop(where)
+  alpha = valid.get('unified/alpha')
   test, test_rows = run.evaluator.run(
-      state, 'test', config.eval.test_users, keep_rows=True)
+      state, 'test', config.eval.test_users, keep_rows=True, alpha=alpha)
   run.signals.stop(where)
   run.writer.scalars(progress.chosen_steps, 'test', test)
   if progress.step_seconds:
@@ -165,7 +168,7 @@ def _report(run: run_lib.Run, state: types.TrainState) -> dict[str, Any]:
   codes = run.evaluator.codes(state)
   if run.mapped.is_main and codes is not None:
     evaluate.write_codes(run.workdir, run.dataset, codes)
-  return {'valid': valid, 'test': test, 'codes': codes,
+  return {'valid': valid, 'test': test, 'codes': codes, 'alpha': alpha,
           'rows': {'valid': valid_rows, 'test': test_rows},
           'steps': progress.chosen_steps, 'seconds': progress.seconds}
 
