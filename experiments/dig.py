@@ -2,11 +2,11 @@
 
     python -m sidrec.main --config=experiments/dig.py --workdir=runs/dig
 
-The main job: DIG (arXiv 2605.14853) on the planted world. The word
-`exposures` is for logs of real exposures:
+The main job: DIG (arXiv 2605.14853) on the planted world. On other data, with
+the same settings:
 
     python -m sidrec.main --workdir=runs/kuairand/dig \
-        --config=experiments/dig.py:kuairand-pure-14d,exposures
+        --config=experiments/dig.py:kuairand-pure-14d
 
 Minutes: planted 6, KuaiRand 15, on one CPU core.
 Expected: planted, test, AUC .7803, Recall@10 .3151, Recall@50 .4111, NDCG@10
@@ -27,8 +27,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.method = 'dig'
   config.update(config_lib.RANKERS['din']())
   config.train.update(dict(
-      retrieval_batch_size=256, retrieval_negatives=4,
+      retrieval_batch_size=256,
+      retrieval_negatives=2,  # Of the whole catalog, a positive.
+      retrieval_siblings=2,  # Below a prefix of the positive.
       retrieval_seen_negatives=1))
+  config.data.seen_length = 200
   config.tokenizer = ml_collections.ConfigDict(dict(
       name='dig', num_levels=3,
       codebook_size=0,  # 0: about three codes an item in all.
@@ -43,22 +46,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       reassign_every=0,  # Steps; 0: an eighth of the run.
       sigma=.5, sigma_until=.6, p_mix=1., p_mix_ramp=.1, address_scale=.1,
       rank_item='both',  # 'e_v': the ranker reads no code embedding.
-      match=True,  # Counts of the history's items below a prefix.
+      match=True,  # Retrieval reads counts of seen items below a prefix.
       leaf_scale=4.,  # Learning rate of leaf ids, in units of the others'.
       leaf='item',  # 'code': the last level reads token embeddings too.
       u2t_target='own',  # 'bucket': the batch's bucket mean.
       stop_h=False))
   config.eval.update(dict(
+      validations=3, beam_size=64,
       score='level',  # 'sum' adds the levels' scores along the path.
-      use_u2t=True))
+      use_u2t=True,
+      beam_mass=True))  # A prefix counts for all items below it.
   return config_lib.apply(
       config, arg,
-      # Chosen on validation of KuaiRand-Pure: large tables, noisy labels.
-      exposures={
-          'model.init_scale': .01, 'loss.recall': .5,
-          'tokenizer.assignment': 'ema', 'train.length': '5 epochs',
-          'train.embedding_weight_decay': 30., 'train.pair_weight': .1,
-          'eval.validations': 2, 'eval.beam_size': 64},
       runlocal={
           **config_lib.FEW_USERS, 'train.length': '250 steps',
           'data.history_length': 20, 'eval.beam_size': 50})

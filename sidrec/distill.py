@@ -109,8 +109,8 @@ def match_counts(
     codes: [B, C, l] int32 prefixes, l <= L.
 
   Returns:
-    [B, C, L, A] float32 log(1 + count); entry j is of the first j + 1 codes,
-    0 for j >= l.
+    [B, C, L, A] float32 sums of the weights; entry j is of the first j + 1
+    codes, 0 for j >= l.
   """
   chex.assert_rank([history, weight, codes], 3)
   (b, c, given), levels = codes.shape, history.shape[-1]
@@ -118,37 +118,38 @@ def match_counts(
   for level in range(given):
     same = same * (
         codes[:, :, None, level] == history[:, None, :, level])
-    out.append(jnp.log1p(jnp.matmul(same, weight)))
+    out.append(jnp.matmul(same, weight))
   zero = jnp.zeros((b, c, weight.shape[-1]), jnp.float32)
   return jnp.stack(out + [zero] * (levels - given), 2)
 
 
-def seen_offset(
-    history: types.Array, history_mask: types.Array, item: types.Array,
-    num_items: int, uniform: int, seen: int) -> jax.Array:
-  """Corrects logits for negatives that are drawn from the history.
+def match_children(
+    history: types.Array, weight: types.Array, prefix: types.Array,
+    size: int, beam: types.Array, code: types.Array) -> jax.Array:
+  """Counts the history's items below children of prefixes.
 
-  Cross-entropy learns log(p / q) of the density q that negatives come from.
-  With `uniform` draws from V items and `seen` from the history of H items an
-  item that stands c times in the history has q / q_uniform = 1 + (seen c V) /
-  (uniform H); without the correction the model would shun what was seen
-  because it was drawn often (logQ correction, as in arXiv 1412.2007).
+  What `match_counts` says of the last code of each child, many times as fast
+  where a prefix has many.
 
   Args:
-    history: [B, T] int32. history_mask: [B, T], 1 = valid.
-    item: [B, C] int32 candidates.
-    num_items: V.
-    uniform, seen: draws a row, both >= 1.
+    history: [B, T, L] int32 codes of the history's items.
+    weight: [B, T, A] what each counts for.
+    prefix: [B, W, l] int32, l < L.
+    size: K, codes of level l + 1.
+    beam: [B, C] int32 the prefix of each child. code: [B, C] its own code.
 
   Returns:
-    [B, C] float32 log(q / q_uniform), to be subtracted from the logits that
-    enter the loss.
+    [B, C, A] float32 sums of the weights.
   """
-  chex.assert_rank([history, history_mask, item], 2)
-  same = (item[:, :, None] == history[:, None]).astype(jnp.float32)
-  count = jnp.sum(same * history_mask[:, None], -1)
-  length = jnp.maximum(jnp.sum(history_mask, -1, keepdims=True), 1.)
-  return jnp.log1p(seen * num_items / uniform * count / length)
+  chex.assert_rank([history, weight, prefix], 3)
+  level = prefix.shape[-1]
+  same = jnp.all(
+      prefix[:, :, None] == history[:, None, :, :level], -1)       # [B, W, T]
+  cell = jax.nn.one_hot(history[..., level], size)[..., None] * (
+      weight[:, :, None])                                       # [B, T, K, A]
+  counts = jnp.einsum('bwt,btka->bwka', same.astype(jnp.float32), cell)
+  row = jnp.arange(counts.shape[0])[:, None]
+  return counts[row, beam, jnp.minimum(code, size - 1)]
 
 
 def u2t_loss(predicted: types.Array, target: types.Array) -> jax.Array:

@@ -137,7 +137,10 @@ def test_popular_now_against_double_loop(half_life):
 
 
 def write_log(directory, with_label):
-  """Writes a small log where the category of an item is what users like."""
+  """Writes a small log where the category of an item is what users like.
+
+  It goes on for weeks: what labels say is known the day after.
+  """
   rng = np.random.default_rng(6)
   num_items, lines = 24, []
   for user in range(60):
@@ -149,15 +152,18 @@ def write_log(directory, with_label):
       label = int(rng.random() < (.8 if item % 3 == taste else .2))
       lines.append((int(time), user, item, label))
   lines.sort()
-  rows = [f'{u},{i},{t},{y}' for t, u, i, y in lines]
+  seconds = lambda time: 1_600_000_000 + 360 * time
+  rows = [f'{u},{i},{seconds(t)},{y}' for t, u, i, y in lines]
   (directory / 'events.csv').write_text(
       'user_id,item_id,timestamp,is_click\n' + '\n'.join(rows) + '\n')
   (directory / 'items.csv').write_text('item_id,category\n' + ''.join(
       f'{i},c{i % 3}\n' for i in range(num_items)))
-  split = (dict(kind='time', valid_from=7000, test_from=8500) if with_label
-           else dict(kind='leave_one_out'))
+  split = dict(kind='leave_one_out')
+  if with_label:
+    split = dict(kind='time', valid_from=seconds(7000),
+                 test_from=seconds(8500))
   (directory / 'dataset.json').write_text(json.dumps(dict(
-      name='small', time_unit='ms', split=split,
+      name='small', time_unit='s', split=split,
       label='is_click' if with_label else None,
       columns=dict(
           events={} if with_label else {'is_click': {'role': 'never'}},

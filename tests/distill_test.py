@@ -130,22 +130,3 @@ def test_masked_negatives_have_no_gradient():
       jnp.zeros((1, 3, 2)))
   np.testing.assert_array_equal(np.asarray(grad) != 0, [
       [[True, True], [False, True], [True, True]]])
-
-
-def test_seen_offset_undoes_the_draw():
-  # Weighted by the offset, draws from the mixture look uniform again.
-  rng = np.random.default_rng(0)
-  num_items, uniform, seen = 7, 4, 2
-  history = np.array([[2, 5, 2, 0]])
-  mask = np.array([[1., 1., 1., 0.]])
-  draws = rng.integers(0, num_items, (1, 200_000 * uniform))
-  from_history = history[:, rng.integers(0, 3, 200_000 * seen)]
-  item = np.arange(num_items)[None]
-  offset = np.asarray(distill.seen_offset(
-      jnp.asarray(history), jnp.asarray(mask), jnp.asarray(item), num_items,
-      uniform, seen))[0]
-  drawn = np.bincount(draws[0], minlength=num_items) + np.bincount(
-      from_history[0], minlength=num_items)
-  np.testing.assert_allclose(
-      drawn * np.exp(-offset), 200_000 * uniform / num_items, rtol=.01)
-  assert (offset[[0, 1, 3, 4, 6]] == 0).all()  # A masked place counts not.

@@ -38,17 +38,17 @@ def _init(model, dataset):
 def _paths(model, catalog, batch, train):
   """Both paths of the tower, as methods run them."""
   x, history = model.vectors(catalog, [batch.item, batch.history.item])
-  h = model.attend(model.users(batch, history), x)
+  h = model.attend(model.users(batch, history, False), x)
   leaves, flat = model.leaves(x, batch.item), layers.flat
   cross = model.normalize('cross', flat(batch.cross), train)
   ranked = model.mix(
       model.normalize('user', flat(h), train),
       model.normalize('item', flat(x), train),
-      model.normalize('u2i', cross, train))
+      model.normalize('u2i', cross, train), None)
   found = model.mix(
       model.normalize('found', flat(h), train),
       model.normalize('sid', flat(leaves), train),
-      model.normalize('u2t', flat(model.u2t(h, leaves)), train))
+      model.normalize('u2t', flat(model.u2t(h, leaves)), train), None)
   return ranked, found
 
 

@@ -77,7 +77,7 @@ BAD = {
         **_under('train', STAGE),
         'train.num_steps': ([-2, 10**12], WHOLE),
         'train.embedding_learning_rate': ([-1., NAN], NUMBER),
-        'train.embedding_weight_decay': ([-1., INF], NUMBER),
+        'train.embedding_weight_decay': ([-2., INF], NUMBER),
         'train.rank_negatives': ([0, 10**9], WHOLE),
         'train.pair_weight': ([-1., NAN], NUMBER),
         'train.pair_rows': ([0], WHOLE), 'model.dim': ([0, 10**9], WHOLE),

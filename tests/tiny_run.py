@@ -17,6 +17,7 @@ _DATA = {
     'data.planted.events_per_user': 12., 'data.planted.num_brands': 6,
     'data.planted.num_top_categories': 3,
     'data.planted.leaves_per_category': 2, 'data.history_length': 5,
+    'data.seen_length': 9,
     'eval.beam_size': 8, 'eval.batch_size': 64, 'eval.users_per_batch': 16,
     'eval.valid_users': 20,
 }

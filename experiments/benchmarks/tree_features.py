@@ -1,8 +1,8 @@
 """Lays out batches as one flat matrix for gradient-boosted trees.
 
 The trees get what the ranker of sidrec gets, point in time: the cross
-statistics of `batch.cross` where there are any, the request features and the
-item's own.
+statistics of `batch.cross` where there are any, what is known of items at the
+time (`Catalog.known`), the request features and the item's own.
 """
 
 import numpy as np
@@ -35,9 +35,11 @@ class Layout:
     self._items = np.concatenate(
         [_gather(items, self._item, spec.num_items), vectors], axis=1)
     encoded = self._request + self._item
-    self.names = [f'cross/{name}' for name in spec.cross_names] + [
-        name for name, _, _, _ in encoded] + [
-            f'item/vectors/{place}' for place in range(vectors.shape[1])]
+    self.names = [
+        *(f'cross/{name}' for name in spec.cross_names),
+        *(f'known/{name}' for name in spec.known_names),
+        *(name for name, _, _, _ in encoded),
+        *(f'item/vectors/{place}' for place in range(vectors.shape[1]))]
     self.categories = [name for name, _, _, is_category in encoded
                        if is_category]
 
@@ -48,6 +50,10 @@ class Layout:
     num = items.shape[1]
     request = _gather(batch.request, self._request, len(events))
     parts = [np.repeat(request, num, axis=0), self._items[items.reshape(-1)]]
+    known = self._dataset.catalog.known
+    if known is not None:
+      found = np.asarray(known.values)[batch.moment[:, None], items]
+      parts.insert(0, found.reshape(items.size, -1))
     if batch.cross is not None:
       parts.insert(0, batch.cross.reshape(items.size, -1))
     return np.concatenate(parts, axis=1).astype(np.float32)

@@ -264,6 +264,7 @@ def make_step(
     new, opt_state = {}, dict(state.opt_state)
     for o, optimizer in stepping.items():
       pick = lambda tree, o=optimizer: {path: tree[path] for path in o.params}
+      metrics[f'gradient/{o}'] = _norm(pick(grads))
       updates, opt_state[o] = optimizer.tx.update(
           pick(grads), state.opt_state[o], pick(old))
       new.update(optax.apply_updates(pick(old), updates))
@@ -273,6 +274,11 @@ def make_step(
         clock={**state.clock, name: state.clock[name] + 1}), {
             **metrics, **aux.notes}
   return step
+
+
+def _norm(tree: types.PyTree) -> jax.Array:
+  """Returns the Euclidean norm of all leaves together."""
+  return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
 def adamw(stage: ml_collections.ConfigDict, num_steps: int

@@ -29,6 +29,7 @@ from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
 from sidrec.methods import dig_losses
 from sidrec.methods import dig_serving
+from sidrec.methods import prefixes
 from sidrec.methods import ranking
 from sidrec.models import ranker
 from sidrec.tokenizers import base as tokenizers_base
@@ -40,7 +41,9 @@ RANGES: ranges.Table = {
         **ranking.RANGES['train'],
         'retrieval_batch_size': ranges.BATCH,
         'retrieval_negatives': ranges.whole(1, 1 << 12),
+        'retrieval_siblings': ranges.whole(0, 1 << 12),
         'retrieval_seen_negatives': ranges.whole(0, 1 << 12)},
+    'data': {'seen_length': ranges.whole(1, 1 << 14)},
     'tokenizer': {
         **tokenizers.table('dig'), 'name': ranges.choice('dig'),
         'codebook_size': ranges.either(ranges.whole(0, 0), _SIZE).that(
@@ -56,7 +59,8 @@ RANGES: ranges.Table = {
         'leaf': ranges.choice('item', 'code'),
         'u2t_target': ranges.choice('own', 'bucket'),
         'match': ranges.FLAG, 'stop_h': ranges.FLAG},
-    'eval': {'score': ranges.choice(*decode.SCORES), 'use_u2t': ranges.FLAG}}
+    'eval': {'score': ranges.choice(*decode.SCORES), 'use_u2t': ranges.FLAG,
+             'beam_mass': ranges.FLAG}}
 
 
 def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
@@ -86,7 +90,8 @@ def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
       'positives', config.train.retrieval_batch_size,
       config.train.retrieval_negatives,
       config.train.retrieval_seen_negatives)}
-  optimizers = _optimizers(config, num_steps, warmup)
+  optimizers = _optimizers(
+      config, num_steps, warmup, base.num_examples(dataset, rank))
   program = lambda explore, *names: base.Program(
       functools.partial(dig_losses.joint_loss, dig, explore), both, names)
   vectors = functools.partial(item_vectors, dig)
@@ -123,18 +128,18 @@ def _sections(dig: dig_serving.Dig, warmup: int, num_steps: int,
           base.watch(dig.config, dig.joint + dig.frozen), 'best'))
 
 
-def _optimizers(config: ml_collections.ConfigDict, num_steps: int, warmup: int
-                ) -> dict[str, base.Optimizer]:
+def _optimizers(config: ml_collections.ConfigDict, num_steps: int, warmup: int,
+                num_examples: int) -> dict[str, base.Optimizer]:
   """One for the tower; one a table of the tokenizer, from the tree on."""
   train, clip = config.train, optax.clip_by_global_norm
   rate = lambda factor: base.cosine(
       train, num_steps, train.learning_rate * factor, first=warmup)
   out = {
       'tower': base.Optimizer(('tower',), ranking.optimizer(
-          config, num_steps, {'leaf_id': config.loss.leaf_scale})),
+          config, num_steps, num_examples,
+          {'leaf_id': config.loss.leaf_scale})),
       'semantic': base.Optimizer(('tokenizer/semantic',), optax.chain(
-          clip(train.clip),
-          optax.adamw(rate(1.), weight_decay=train.weight_decay)))}
+          clip(train.clip), optax.adam(rate(1.))))}
   if config.tokenizer.assignment == 'gumbel_st':  # Else no parameter.
     out['address'] = base.Optimizer(('tokenizer/address',), optax.chain(
         clip(train.clip), optax.adam(rate(config.loss.address_scale))))
@@ -173,7 +178,8 @@ def init(dig: dig_serving.Dig, key: jax.Array, catalog: types.Catalog
   codes = tokenizers_base.placeholder(dig.data.num_items, dig.tokenizer.sizes)
   return {'tower': tower, 'tokenizer': own}, {
       'batch_stats': batch_stats, 'tokenizer': variables,
-      'codes': jnp.asarray(codes)}
+      'codes': jnp.asarray(codes),
+      'prefixes': prefixes.empty(dig.tokenizer.sizes, catalog)}
 
 
 def item_vectors(dig: dig_serving.Dig, state: types.TrainState,
@@ -203,8 +209,9 @@ def grow_tree(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
   def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     params, changed, codes = dig.tokenizer.start(
         bench.seed, own, variables, items)
-    return base.Changes(
-        {'tokenizer': params}, {'tokenizer': changed, 'codes': codes})
+    return base.Changes({'tokenizer': params}, {
+        'tokenizer': changed, 'codes': codes,
+        'prefixes': _tables(dig, bench, codes)})
   # What an optimizer remembers of the placeholder tables is of no use.
   reset = tuple(
       {'semantic', 'address'} & set(state.params['tokenizer']))
@@ -220,5 +227,13 @@ def reassign(dig: dig_serving.Dig, vectors: Any, bench: base.Bench,
 
   def work(own: types.PyTree, variables: types.PyTree) -> base.Changes:
     codes, metrics = dig.tokenizer.assign(own, variables, items, old)
-    return base.Changes(variables={'codes': codes}, metrics=metrics)
+    return base.Changes(metrics=metrics, variables={
+        'codes': codes, 'prefixes': _tables(dig, bench, codes)})
   return base.once_with(bench, state, 'tokenizer', work)
+
+
+def _tables(dig: dig_serving.Dig, bench: base.Bench, codes: np.ndarray
+            ) -> prefixes.Tables:
+  """Makes the tables of new codes; they change with them."""
+  return prefixes.build(
+      codes, dig.tokenizer.sizes, bench.dataset.catalog.known)

@@ -14,6 +14,7 @@ from sidrec import rng
 from sidrec import types
 from sidrec.methods import base
 from sidrec.methods import dig_serving
+from sidrec.methods import prefixes
 from sidrec.methods import ranking
 from sidrec.models import layers
 from sidrec.models import ranker
@@ -25,7 +26,8 @@ class Forward(NamedTuple):
   """One training pass; R ranking rows, N retrieval rows.
 
   y_rank: [B, C] logits of the ranking path.
-  y_found: [B', C', L] logits of the retrieval path.
+  y_found: [B', C', L] logits of the retrieval path, and what its negatives'
+    draws add to them.
   path, quantized: of the tokenizer, of all R + N rows; [R + N, L, D].
   vectors: [R + N, D] e_v.
   cross: [N, X] u2i of the retrieval rows in standard units.
@@ -34,6 +36,7 @@ class Forward(NamedTuple):
   """
   y_rank: jax.Array
   y_found: jax.Array
+  offset: jax.Array
   path: walk.Path
   quantized: jax.Array
   vectors: jax.Array
@@ -53,8 +56,7 @@ def warmup_loss(
   def fn(model: ranker.Ranker) -> jax.Array:
     x, history = model.vectors(catalog, [batch.item, batch.history.item])
     return dig_serving.ranking_path(
-        dig, model, batch, x, history, None,
-        dig_serving.no_matches(dig, batch.item.shape),
+        dig, model, catalog, batch, x, history, None,
         model.normalize('cross', batch.cross, True), True)
 
   logits, variables = ranking.apply(
@@ -82,10 +84,10 @@ def _noise(dig: dig_serving.Dig, clock: Mapping[str, jax.Array]
 
 def _forward(
     model: ranker.Ranker, dig: dig_serving.Dig, catalog: types.Catalog,
-    batches: Mapping[str, types.Batch], own: types.PyTree,
+    batches: Mapping[str, types.Batch], told: jax.Array, own: types.PyTree,
     state: types.TrainState, explore: tokenizers_base.Explore | None,
     p_mix: jax.Array, key: jax.Array, axis_name: str | None) -> Forward:
-  """Both paths on one batch each, see `Forward`."""
+  """Both paths on one batch each, see `Forward`; told: of `with_siblings`."""
   rank, found = batches['rank'], batches['retrieval']
   sid, tokenizer = state.variables['codes'], dig.tokenizer
   item = _all_items(batches)
@@ -111,7 +113,7 @@ def _forward(
         [layers.flat(rank.cross), layers.flat(found.cross)]), True)
     rank_cross, found_cross = cross[:cut].reshape(rank.cross.shape), cross[cut:]
     u2t = distill.bucket_mean(
-        found_cross, codes, found.mask.reshape(-1), axis_name)
+        found_cross, codes, told.reshape(-1), axis_name)
   rows = (found.row[:, None] * c + jnp.arange(c)[None]).reshape(-1)
 
   def stand_in(guess: jax.Array) -> jax.Array:
@@ -121,18 +123,38 @@ def _forward(
 
   shape = (*rank.item.shape, dim)
   y_rank = dig_serving.ranking_path(
-      dig, model, rank, x[:cut].reshape(shape), rank_history,
-      quantized[:cut, -1].reshape(shape),
-      dig_serving.matches(dig, sid, rank.history, sid[rank.item]), rank_cross,
-      True)
+      dig, model, catalog, rank, x[:cut].reshape(shape), rank_history,
+      quantized[:cut, -1].reshape(shape), rank_cross, True)
+  facts, offset = _facts(dig, catalog, found, sid, state.variables['prefixes'])
   y_found, guess = dig_serving.retrieval_path(
-      dig, model, model.users(found, found_history),
+      dig, model, model.users(found, found_history, False),
       semantic.reshape(b, c * levels, dim),
-      _known_matches(dig, sid, found, codes.reshape(b, c, levels)), True,
-      stand_in)
+      facts.reshape(b, c * levels, -1), True, stand_in)
   return Forward(
-      y_rank, y_found.reshape(b, c, levels), path, quantized, x, found_cross,
-      None if guess is None else guess.reshape(u2t.shape), u2t)
+      y_rank, y_found.reshape(b, c, levels), offset, path, quantized, x,
+      found_cross, None if guess is None else guess.reshape(u2t.shape), u2t)
+
+
+def _facts(dig: dig_serving.Dig, catalog: types.Catalog, batch: types.Batch,
+           sid: jax.Array, tables: prefixes.Tables
+           ) -> tuple[jax.Array, jax.Array]:
+  """Returns what is known of the candidates' stored prefixes.
+
+  Returns:
+    ([B, C, L, F'], [B, C, L] of `prefixes.offsets`).
+  """
+  match = dig_serving.matches(dig, sid, batch, sid[batch.item])
+  train, out = dig.config.train, []
+  for level in range(sid.shape[1]):
+    last = level + 1 == sid.shape[1]
+    node = batch.item if last else tables['node'][batch.item, level]
+    out.append(dig_serving.facts_of(
+        dig, tables, catalog, batch, level, node,
+        match if dig.config.loss.match else None)[0])
+  return jnp.stack(out, 2), prefixes.offsets(
+      tables, batch.item, match.sum(-1), batch.seen.mask.sum(-1),
+      train.retrieval_negatives, train.retrieval_siblings,
+      train.retrieval_seen_negatives)
 
 
 def _all_items(batches: Mapping[str, types.Batch]) -> jax.Array:
@@ -141,27 +163,38 @@ def _all_items(batches: Mapping[str, types.Batch]) -> jax.Array:
       batches[name].item.reshape(-1) for name in ('rank', 'retrieval')])
 
 
-def _known_matches(dig: dig_serving.Dig, sid: jax.Array, batch: types.Batch,
-                   codes: jax.Array) -> jax.Array | None:
-  """Returns what a query of each level knows of the matches of its item.
+def with_siblings(
+    batch: types.Batch, tables: prefixes.Tables, num: int, key: jax.Array
+) -> tuple[types.Batch, jax.Array]:
+  """Adds negatives that share a prefix with each row's positive.
+
+  Uniform ones hardly ever do: without others the last steps of a search would
+  not be trained.
 
   Args:
-    dig: the shared parts.
-    sid: [V, L] stored codes.
-    batch: B requests.
-    codes: [B, C, L] of the candidates.
+    batch: [B, C] candidates, the positive first.
+    tables: of the stored codes.
+    num: S, how many more.
+    key: of this step, the same on all devices.
 
   Returns:
-    [B, C * L, L, A]: those of its own prefix only, or None.
+    (the batch with [B, C + S] candidates; [B, C + S], 1 = valid and its u2i is
+    known, which that of these is not).
   """
-  full = dig_serving.matches(dig, sid, batch.history, codes)
-  if full is None:
-    return None
-  b, c, levels, actions = full.shape
-  place = jnp.arange(levels)
-  known = (place[:, None] >= place[None]).astype(jnp.float32)[
-      None, None, :, :, None]
-  return (full[:, :, None] * known).reshape(b, c * levels, levels, actions)
+  if not num:
+    return batch, batch.mask
+  draw = jax.vmap(lambda own: jax.random.uniform(own, (num, 2)))(
+      rng.per_row(rng.stream(key, 'siblings'), batch.row))
+  item = prefixes.siblings(tables, batch.item[:, 0], draw)
+  wide = lambda old, new: jnp.concatenate([old, new], 1)
+  none = jnp.zeros(item.shape)
+  cross = batch.cross
+  if cross is not None:
+    cross = wide(cross, jnp.zeros((*item.shape, cross.shape[-1])))
+  return batch.replace(
+      item=wide(batch.item, item), label=wide(batch.label, none), cross=cross,
+      mask=wide(batch.mask, (item != batch.item[:, :1]).astype(jnp.float32))
+  ), wide(batch.mask, none)
 
 
 def joint_loss(
@@ -190,15 +223,19 @@ def joint_loss(
   """
   sigma, p_mix = _noise(dig, state.clock)
   own, noise = params['tokenizer'], None
+  found, told = with_siblings(
+      batches['retrieval'], state.variables['prefixes'],
+      dig.config.train.retrieval_siblings, key)
+  batches = {**batches, 'retrieval': found}
   if explore:
     # Keyed by item, not by device: replicas must agree.
     noise = tokenizers_base.Explore(
         _all_items(batches), rng.stream(key, 'codes'), sigma)
   out, variables = ranking.apply(
       dig.config, dig.data, params, state, lambda model: _forward(
-          model, dig, catalog, batches, own, state, noise, p_mix, key,
+          model, dig, catalog, batches, told, own, state, noise, p_mix, key,
           axis_name), axis_name)
-  terms = _terms(dig, out, batches, axis_name)
+  terms = _terms(dig, out, batches, told, axis_name)
   metrics, notes = {}, {}
   if explore:
     terms['code'], metrics, variables['tokenizer'] = _code_terms(
@@ -211,27 +248,21 @@ def joint_loss(
 
 
 def _terms(dig: dig_serving.Dig, out: Forward,
-           batches: Mapping[str, types.Batch], axis_name: str | None
-           ) -> dict[str, jax.Array]:
+           batches: Mapping[str, types.Batch], told: jax.Array,
+           axis_name: str | None) -> dict[str, jax.Array]:
   """The losses that do not teach the codes' borders by themselves."""
   rank, found = batches['rank'], batches['retrieval']
   mean = lambda value, mask: losses.reduce(value, mask, axis_name)
   codes = out.path.codes[rank.item.size:].reshape(*found.item.shape, -1)
   keep = distill.prefix_negative_mask(codes, found.label)
   keep = keep * found.mask[..., None]
-  y_found, seen = out.y_found, dig.config.train.retrieval_seen_negatives
-  if seen:
-    # Whole items alone: what share of a prefix was seen is not at hand.
-    offset = distill.seen_offset(
-        found.history.item, (found.history.segment > 0).astype(jnp.float32),
-        found.item, dig.data.num_items, dig.config.train.retrieval_negatives,
-        seen)
-    y_found = y_found.at[..., -1].add(-offset)
-    keep = keep.at[:, -seen:, :-1].set(0.)
-  labels = jnp.broadcast_to(found.label[..., None], y_found.shape)
+  labels = jnp.broadcast_to(found.label[..., None], out.y_found.shape)
+  found_loss = losses.sigmoid_bce(out.y_found - out.offset, labels)
+  levels = range(codes.shape[-1])  # They differ in how many cells are kept.
   terms = {
       'rank': ranking.loss(dig.config, out.y_rank, rank, axis_name),
-      'recall': mean(losses.sigmoid_bce(y_found, labels), keep),
+      'recall': sum(mean(found_loss[..., level], keep[..., level])
+                    for level in levels) / len(levels),
       'recon': mean(losses.mse_per_example(
           out.quantized[:, -1], jax.lax.stop_gradient(out.vectors)),
                     _mask(batches)),
@@ -241,7 +272,7 @@ def _terms(dig: dig_serving.Dig, out: Forward,
     if dig.config.loss.u2t_target == 'own':
       teacher = jnp.broadcast_to(out.cross[:, None], out.guess.shape)
     error = distill.u2t_loss(out.guess, jax.lax.stop_gradient(teacher))
-    terms['u2t'] = mean(jnp.mean(error, -1), found.mask.reshape(-1))
+    terms['u2t'] = mean(jnp.mean(error, -1), told.reshape(-1))
   return terms
 
 

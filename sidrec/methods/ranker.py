@@ -15,6 +15,7 @@ from sidrec import schedule
 from sidrec import types
 from sidrec.data import dataset as dataset_lib
 from sidrec.methods import base
+from sidrec.methods import prefixes
 from sidrec.methods import ranking
 from sidrec.models import ranker
 
@@ -41,7 +42,8 @@ def make(config: ml_collections.ConfigDict, dataset: dataset_lib.Dataset
           functools.partial(loss_fn, config, data), {'rank': stream},
           ('tower',))},
       optimizers={'tower': base.Optimizer(
-          ('tower',), ranking.optimizer(config, num_steps))},
+          ('tower',), ranking.optimizer(
+              config, num_steps, base.num_examples(dataset, stream)))},
       sections=(schedule.Section(
           'rank', (schedule.Train('rank', num_steps),),
           base.watch(config, num_steps), 'best'),),
@@ -62,10 +64,11 @@ def path(model: ranker.Ranker, catalog: types.Catalog, batch: types.Batch,
          train: bool) -> jax.Array:
   """Logits [B, C] of the candidates, in training and in serving."""
   x, history = model.vectors(catalog, [batch.item, batch.history.item])
-  h = model.attend(model.users(batch, history), x)
+  h = model.attend(model.users(batch, history, True), x)
   return model.logits(
       h, model.normalize('item', x, train),
-      model.normalize('cross', batch.cross, train), ranker.RANKING, train)
+      model.normalize('cross', batch.cross, train),
+      prefixes.known_of(catalog, batch, batch.item), ranker.RANKING, train)
 
 
 def loss_fn(config: ml_collections.ConfigDict, data: types.DataSpec,

@@ -17,11 +17,12 @@ from sidrec.config import ranges
 from sidrec.models import layers
 
 
-# Slots of h and of u2i on the two paths. A user's h with prefixes of the whole
-# catalog is spread otherwise than with what was exposed: with one norm for both
-# the ranking path is read in units of the other, which has ten times the rows.
-RANKING = ('user', 'u2i')
-RETRIEVAL = ('found', 'u2t')
+# Slots of h, of u2i and of what is known, on the two paths. A user's h with
+# prefixes of the whole catalog is spread otherwise than with what was exposed:
+# with one norm for both the ranking path is read in units of the other, which
+# has ten times the rows.
+RANKING = ('user', 'u2i', 'known')
+RETRIEVAL = ('found', 'u2t', 'below')
 
 
 class ItemEncoder(nn.Module):
@@ -115,7 +116,9 @@ class Ranker(nn.Module):
     self.request = layers.FeatureEncoder(
         self.data.request, self.field_dim, self.dim, self.init_scale)
     self.request_mlp = layers.MLP((self.hidden, self.dim))
-    self.action = nn.Embed(max(self.data.num_actions, 1), self.dim)
+    # One more: shown, and not known what for.
+    self.action = nn.Embed(self.data.num_actions + 1, self.dim)
+    self.gap = nn.Embed(_GAPS, self.dim)
     self.position = self.param(
         'position', nn.initializers.normal(0.02),
         (self.data.history_length, self.dim))
@@ -131,8 +134,9 @@ class Ranker(nn.Module):
     # slot 'cross'.
     self.slots = {
         name: layers.BatchNorm(self.axis_name, affine=name != 'cross')
-        for name in ('user', 'item', 'rsid', 'u2i',  # Ranking.
-                     'found', 'sid', 'u2t',  # Retrieval: h, prefix, stand-in.
+        for name in ('user', 'item', 'rsid', 'u2i', 'known',  # Ranking.
+                     # Retrieval: h, prefix, stand-in, what is known below it.
+                     'found', 'sid', 'u2t', 'below',
                      'cross')}
 
   @property
@@ -158,17 +162,30 @@ class Ranker(nn.Module):
     return vectors + self.leaf[item]
 
   def users(
-      self, batch: types.Batch, history: jax.Array) -> dict[str, jax.Array]:
+      self, batch: types.Batch, history: jax.Array, lagged: bool
+  ) -> dict[str, jax.Array]:
     """Encodes what does not depend on the candidate.
 
     Args:
       batch: B requests.
       history: [B, T, D] e_v of the history's items.
+      lagged: whether what users did since midnight is not known yet. Of one
+        user's exposures those after a click would else be told apart from
+        those before it, and a click comes before the exposures that see it.
 
     Returns:
       'keys' [B, T, D], 'mask' [B, T], 'request' [B, 2 D].
     """
-    keys = history + self.action(batch.history.action) + self.position[None]
+    # How long ago, in powers of two: what was done in the same session says
+    # other things than what was done last week.
+    ago = jnp.maximum(batch.time[:, None] - batch.history.time, 0) + 1
+    gap = jnp.minimum(jnp.log2(ago.astype(jnp.float32)), _GAPS - 1)
+    action = batch.history.action
+    if lagged and self.data.has_negatives:
+      action = jnp.where(batch.history.time < batch.midnight[:, None], action,
+                         self.data.num_actions)
+    keys = (history + self.action(action) + self.position[None]
+            + self.gap(gap.astype(jnp.int32)))
     mask = (batch.history.segment > 0).astype(jnp.float32)
     count = jnp.maximum(jnp.sum(mask, -1, keepdims=True), 1.)
     mean = jnp.sum(keys * mask[..., None], 1) / count
@@ -181,9 +198,8 @@ class Ranker(nn.Module):
             'request': jnp.concatenate([request, mean], -1)}
 
   def attend(
-      self, users: dict[str, jax.Array], query: jax.Array,
-      match: jax.Array | None = None) -> jax.Array:
-    """Returns h [B, C, 6 D + M] of queries [B, C, D] and matches [B, C, M].
+      self, users: dict[str, jax.Array], query: jax.Array) -> jax.Array:
+    """Returns h [B, C, 6 D] of queries [B, C, D].
 
     DIN of each query, the request, and the products of query and history:
     their sum is the similarity that a low-rank cross layer would have to find.
@@ -194,8 +210,8 @@ class Ranker(nn.Module):
         users['request'][:, None], (*query.shape[:2], 2 * self.dim))
     mean = request[..., self.dim:]
     told = request[..., :self.dim]
-    parts = [pooled, pooled * query, mean * query, told * query, request]
-    return layers.join([*parts, match])
+    return layers.join(
+        [pooled, pooled * query, mean * query, told * query, request])
 
   def u2t(self, h: jax.Array, prefix: jax.Array) -> jax.Array | None:
     """MLP_u2t: predicts u2i from h [..., 6 D] and e_sid [..., D].
@@ -214,20 +230,21 @@ class Ranker(nn.Module):
       return None
     return self.slots[slot](layers.flat(x), train).reshape(x.shape)
 
-  def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array | None
-          ) -> jax.Array:
+  def mix(self, h: jax.Array, item: jax.Array, u2i: jax.Array | None,
+          known: jax.Array | None) -> jax.Array:
     """The shared mixer: normalized slots [N, .] to logits [N].
 
     DCNv2's stacked structure with a mixture of experts and a deep network side
     by side on top of the cross layers.
     """
-    x = self.cross(layers.join([h, item, u2i]))
+    x = self.cross(layers.join([h, item, u2i, known]))
     return self.head(
         jnp.concatenate([x, self.moe(x), self.deep(x)], -1))[:, 0]
 
   def logits(
       self, h: jax.Array, item: jax.Array, u2i: jax.Array | None,
-      slots: tuple[str, str], train: bool) -> jax.Array:
+      known: jax.Array | None, slots: tuple[str, str, str], train: bool
+  ) -> jax.Array:
     """Normalizes what is not yet, and mixes; any leading axes.
 
     Args:
@@ -243,7 +260,8 @@ class Ranker(nn.Module):
     """
     out = self.mix(
         layers.flat(self.normalize(slots[0], h, train)), layers.flat(item),
-        layers.flat(self.normalize(slots[1], u2i, train)))
+        layers.flat(self.normalize(slots[1], u2i, train)),
+        layers.flat(self.normalize(slots[2], known, train)))
     return out.reshape(h.shape[:-1])
 
   def vectors(
@@ -260,8 +278,9 @@ class Ranker(nn.Module):
     return out
 
 
+_GAPS = 32  # Powers of two of int32.
 # Parameters that are embedding tables (they get an optimizer group).
-TABLES = ('embedding', 'item_id')
+TABLES = ('embedding', 'item_id', 'position')
 RANGES: ranges.Table = {
     'dim': ranges.WIDTH, 'id_dim': ranges.whole(0, 1 << 16),
     'field_dim': ranges.WIDTH, 'init_scale': ranges.WEIGHT,
@@ -312,4 +331,8 @@ def _example(data: types.DataSpec) -> types.Batch:
           ids=some(ints, 2, data.request.num_slots),
           values=some(ones, 2, data.request.num_values),
           vectors=some(ones, 2, data.request.num_dims)),
-      cross=some(ones, 2, 1, len(data.cross_names)))
+      cross=some(ones, 2, 1, len(data.cross_names)), time=ints(2),
+      midnight=ints(2), moment=ints(2),
+      seen=None if not data.seen_length else types.Seen(
+          item=ints(2, data.seen_length), action=ints(2, data.seen_length),
+          mask=ones(2, data.seen_length)))
