@@ -57,7 +57,7 @@ def item_rates(dataset: data.Dataset, parts: Mapping[str, Rows],
   counts = {'item click rate': {
       split: (exposures[rows.item], clicks[rows.item])
       for split, rows in parts.items()}}
-  names = [f'cross/item/item_id/{name}' for name in ('exposures', 'positives')]
+  names = [f'known/item/{name}' for name in ('exposures', 'positives')]
   if set(names) <= set(layout.names):
     columns = [layout.names.index(name) for name in names]
     # The features are log(1 + count).
@@ -82,10 +82,10 @@ def item_rates(dataset: data.Dataset, parts: Mapping[str, Rows],
 
 
 def is_running(name: str) -> bool:
-  """Returns whether a column moves with what this user just did."""
+  """Returns whether a column counts what this user did in the log."""
   group, *rest = name.split('/')
-  return (group == 'cross' and rest[0] in ('u2i', 'user')
-          and not rest[-1].startswith('history_'))
+  counted = group == 'cross' or (group == 'request' and rest[0] == 'user')
+  return counted and not any(x.startswith('history_') for x in rest)
 
 
 def trees(
@@ -165,6 +165,6 @@ def run(
   still = np.array([not is_running(name) for name in layout.names])
   if not still.all():
     results.append(trees(
-        'trees, no running user statistics', dataset, parts, layout,
+        'trees, no statistics of the user', dataset, parts, layout,
         every[still], num_seeds, num_threads))
   return results
