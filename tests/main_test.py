@@ -173,12 +173,14 @@ def test_recommend(trained, mode, tmp_path):
   answers = [json.loads(line) for line in
              (tmp_path / 'out.jsonl').read_text().splitlines()]
   assert [x['user_id'] for x in answers] == [3, -12, None, 3, None]
+  alpha, = json.loads((workdir / 'results.json').read_text())['alpha']
   for answer in answers:
     assert len(answer['item_id']) == 8 == len(set(answer['item_id']))
     assert set(answer['item_id']) <= set(catalog)
     assert len(answer['retrieval_score']) == len(answer['ranking_score']) == 8
-    assert answer['ranking_score'] == sorted(
-        answer['ranking_score'], reverse=True)
+    both = np.add(answer['retrieval_score'],
+                  alpha * np.array(answer['ranking_score']))
+    assert (np.diff(both) <= 1e-5).all()
   # Nothing known of either: the same answer.
   assert answers[1]['item_id'] == answers[4]['item_id']
   assert answers[0] != answers[3]

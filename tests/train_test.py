@@ -226,8 +226,9 @@ def test_popularity_needs_no_training(tmp_path):
 
 
 @pytest.mark.parametrize('method, cross', [
-    ('dig', 'none'), ('ranker', 'none'),
-    pytest.param('dig', 'all', marks=pytest.mark.slow)])
+    ('ranker', 'none'),
+    *(pytest.param('dig', cross, marks=pytest.mark.slow)
+      for cross in ('none', 'all'))])
 def test_two_tables_without_any_feature_are_enough(tmp_path, method, cross):
   draw = np.random.default_rng(0)
   user, item = draw.integers(0, 20, 400), draw.integers(0, 30, 400)
