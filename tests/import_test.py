@@ -212,6 +212,15 @@ _BAD = '''user_id,item_id,timestamp,rating
 '''
 
 
+def test_a_broken_row_does_not_hide_what_a_column_is(tmp_path):
+  rows = [f'u{n % 5},i{n % 7},2024-01-{1 + n % 28:02}T10:00:00Z'
+          for n in range(60)]
+  rows[7] = 'u1,i2,soon'
+  _write(tmp_path, 'log.csv', 'visitor,sku,bought at\n' + '\n'.join(rows))
+  status, found, _ = _run(tmp_path, 'log.csv', drop_bad_rows=True)
+  assert status == 0 and len(found['events']['timestamp']) == 59
+
+
 def test_broken_rows(tmp_path, capsys):
   _write(tmp_path, 'log.csv', _BAD)
   _write(tmp_path, 'items.csv', 'item_id,brand\n1,x\n1,y\n2,z\n')
